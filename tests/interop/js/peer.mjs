@@ -3,6 +3,7 @@
 //
 // Environment: DESCORD_PEER_SEED (64 hex digits, optional) is the Ed25519 seed of its identity.
 import './runtime.mjs'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { circuitRelayTransport, RELAY_V2_HOP_CODEC } from '@libp2p/circuit-relay-v2'
 import { generateKeyPair, generateKeyPairFromSeed } from '@libp2p/crypto/keys'
@@ -191,6 +192,10 @@ const commands = {
     return { addrs: node.getMultiaddrs().map(String) }
   },
   async identify ({ peer }) {
+    // The library identifies each new connection by itself and the remote allows one identify stream at a time: wait for it.
+    for (const deadline = AbortSignal.timeout(5000); !identified.has(peer) && !deadline.aborted;) {
+      await once(node, 'peer:identify', { signal: deadline }).catch(() => {})
+    }
     if (!identified.has(peer)) {
       await node.services.identify.identify(connectionTo(peer))
     }
