@@ -1,0 +1,127 @@
+// A go-libp2p peer for the relay's interoperability tests: TCP, yamux, identify, ping and the client half of circuit
+// relay v2, all as the library does them. Its security transports are the library's defaults, so it offers TLS before
+// Noise, as the applications do that are out there. control.go says how it is spoken to.
+//
+// Environment: DESCORD_PEER_SEED (64 hex digits, optional) is the Ed25519 seed of its identity.
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/multiformats/go-multiaddr"
+)
+
+func main() {
+	log.SetFlags(0)
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run() error {
+	key, err := identity(os.Getenv("DESCORD_PEER_SEED"))
+	if err != nil {
+		return err
+	}
+	h, err := libp2p.New(
+		libp2p.Identity(key),
+		libp2p.NoListenAddrs,
+		libp2p.Transport(tcp.NewTCPTransport),
+		// NoListenAddrs would turn the relay client off as well.
+		libp2p.EnableRelay(),
+		// The library's own guards against strangers would count the tests' many connections from one address as an attack.
+		libp2p.ResourceManager(&network.NullResourceManager{}),
+		libp2p.DisableMetrics(),
+	)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+
+	p, err := newPeer(h)
+	if err != nil {
+		return err
+	}
+	emit("ready", fields{"peer_id": h.ID().String(), "implementation": "go", "version": libraryVersion()})
+	return serveCommands(os.Stdin, p.commands())
+}
+
+// identity makes the Ed25519 key of a seed in hex, or a fresh one when there is none.
+func identity(seed string) (crypto.PrivKey, error) {
+	source := rand.Reader
+	if seed != "" {
+		decoded, err := hex.DecodeString(seed)
+		if err != nil || len(decoded) != ed25519.SeedSize {
+			return nil, fmt.Errorf("DESCORD_PEER_SEED is not 64 hex digits")
+		}
+		source = bytes.NewReader(decoded)
+	}
+	key, _, err := crypto.GenerateEd25519Key(source)
+	return key, err
+}
+
+func libraryVersion() string {
+	if built, ok := debug.ReadBuildInfo(); ok {
+		for _, dependency := range built.Deps {
+			if dependency.Path == "github.com/libp2p/go-libp2p" {
+				return strings.TrimPrefix(dependency.Version, "v")
+			}
+		}
+	}
+	return "unknown"
+}
+
+// isCircuit tells whether an address leads through a relay.
+func isCircuit(address multiaddr.Multiaddr) bool {
+	_, err := address.ValueForProtocol(multiaddr.P_CIRCUIT)
+	return err == nil
+}
+
+// watch prints an event for every connection that opens or closes.
+func watch(h host.Host) {
+	describe := func(c network.Conn) fields {
+		return fields{
+			"peer":      c.RemotePeer().String(),
+			"relayed":   isCircuit(c.RemoteMultiaddr()),
+			"direction": strings.ToLower(c.Stat().Direction.String()),
+		}
+	}
+	h.Network().Notify(&network.NotifyBundle{
+		ConnectedF:    func(_ network.Network, c network.Conn) { emit("connection", describe(c)) },
+		DisconnectedF: func(_ network.Network, c network.Conn) { emit("disconnection", describe(c)) },
+	})
+}
+
+// remember hands every finished identification to take.
+func remember(h host.Host, take func(event.EvtPeerIdentificationCompleted)) error {
+	finished, err := h.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted))
+	if err != nil {
+		return err
+	}
+	go func() {
+		for one := range finished.Out() {
+			take(one.(event.EvtPeerIdentificationCompleted))
+		}
+	}()
+	return nil
+}
+
+// onCircuits lets a stream run on a connection that the relay limits, as an application says it where it means to.
+func onCircuits() context.Context {
+	return network.WithAllowLimitedConn(context.Background(), "interoperability test")
+}
