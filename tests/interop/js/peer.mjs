@@ -43,7 +43,8 @@ const node = await createLibp2p({
   transports: [tcp(), circuitRelayTransport({ reservationCompletionTimeout: 20_000, maxInboundStopStreams: 4096, maxOutboundStopStreams: 4096 })],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
-  services: { identify: identify(), ping: ping() },
+  // More identify and ping streams than one at a time: tests ask while the library itself is asking.
+  services: { identify: identify({ maxInboundStreams: 16, maxOutboundStreams: 16 }), ping: ping({ maxInboundStreams: 64, maxOutboundStreams: 64 }) },
   // The library's own guards against strangers would count the tests' many connections from one address as an attack,
   // and its pings would end a connection that a slow machine answers late.
   connectionManager: { inboundConnectionThreshold: 10_000, maxConnections: 20_000, maxIncomingPendingConnections: 10_000 },

@@ -16,6 +16,9 @@ export const STALL = '/descord-interop/stall/1.0.0'
 const WRITE_SIZE = 64 * 1024
 const HASH_SIZE = 32
 const COUNT_SIZE = 8
+const WRITES_PER_TURN = 4
+
+let writesSinceTurn = 0
 
 /** Endless pseudo-random bytes of one seed: next(n) gives the next n. */
 export function byteSource (seed) {
@@ -31,10 +34,43 @@ export function encodeCount (n) {
   return bytes
 }
 
-/** Sends one piece and waits while the stream has no room for another. */
+/**
+ * Resolves when a stream whose send() said "no room" has room again; rejects when it closes or `signal` aborts. The
+ * stream's own onDrain() keeps the promise of its first drain for ever, so from the second time on it waits for nothing.
+ */
+function drained (stream, signal) {
+  if (!stream.writableNeedsDrain) {
+    return new Promise(resolve => setImmediate(resolve))
+  }
+  return new Promise((resolve, reject) => {
+    const settle = (finish, value) => {
+      stream.removeEventListener('drain', onDrain)
+      stream.removeEventListener('close', onClose)
+      signal?.removeEventListener('abort', onAbort)
+      finish(value)
+    }
+    const onDrain = () => settle(resolve)
+    const onClose = ({ error }) => settle(reject, error ?? new Error(`stream ${stream.status}`))
+    const onAbort = () => settle(reject, signal.reason)
+    stream.addEventListener('drain', onDrain)
+    stream.addEventListener('close', onClose)
+    signal?.addEventListener('abort', onAbort)
+    if (stream.writeStatus === 'closed') {
+      onClose({})
+    }
+  })
+}
+
+/**
+ * Sends one piece and waits while the stream has no room for another. A stream with room takes pieces without ever
+ * leaving the microtask queue, where no socket is read and no reset arrives: every so often, let the loop turn.
+ */
 export async function write (stream, bytes) {
   if (!stream.send(bytes)) {
-    await stream.onDrain()
+    await drained(stream)
+  } else if (++writesSinceTurn >= WRITES_PER_TURN) {
+    writesSinceTurn = 0
+    await new Promise(resolve => setImmediate(resolve))
   }
 }
 
@@ -154,6 +190,9 @@ export async function push (stream, { bytes, seed = 0 }) {
   const local = await sendBytes(stream, byteSource(seed), bytes)
   await stream.close()
   const remote = await answer
+  if (remote.length !== HASH_SIZE) {
+    throw new Error(`push of ${bytes} bytes was answered with ${remote.length} bytes: the stream ended early`)
+  }
   return {
     sha256_local: local.toString('hex'),
     sha256_remote: remote.toString('hex'),
@@ -198,7 +237,8 @@ export async function echoHalfClose (stream, { bytes }) {
     left -= piece.length
   }
   await stream.close()
-  return { equal: Buffer.concat(sent).equals(await answer) }
+  const returned = await answer
+  return { equal: Buffer.concat(sent).equals(returned) }
 }
 
 /** Writes until the stream or its connection ends; the error is the result, not a failure. */
@@ -226,7 +266,7 @@ export async function stall (stream, { bytes = 0, quiet = 2 }) {
     if (!stream.send(source.next(Math.min(WRITE_SIZE, bytes - sent)))) {
       sent += Math.min(WRITE_SIZE, bytes - sent)
       try {
-        await stream.onDrain({ signal: AbortSignal.timeout(quiet * 1000) })
+        await drained(stream, AbortSignal.timeout(quiet * 1000))
       } catch (error) {
         return { sent: sent - stream.writeBufferLength, blocked: true, error: `${error.name}: ${error.message}` }
       }

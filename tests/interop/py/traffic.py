@@ -156,6 +156,8 @@ async def push(stream: INetStream, count: int, seed: object) -> dict[str, Any]:
     await _half_close(stream)
     remote = await _collect(stream)
     await stream.close()
+    if len(remote) != HASH_SIZE:
+        raise ValueError(f"push of {count} bytes was answered with {len(remote)} bytes: the stream ended early")
     seconds = time.perf_counter() - started
     return {"sha256_local": local.hex(), "sha256_remote": remote.hex(), "seconds": seconds}
 
