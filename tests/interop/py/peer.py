@@ -36,7 +36,7 @@ from libp2p.identity.identify.identify import ID as IDENTIFY_ID
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.network.config import ConnectionConfig
 from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import info_from_p2p_addr
+from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
 from libp2p.rcmgr.manager import ResourceLimits, new_resource_manager
 from libp2p.relay.circuit_v2.config import RelayConfig, RelayRole
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage
@@ -129,9 +129,19 @@ class Peer:
             "identify": self.identify,
         }
 
+    async def _reach(self, address: str) -> PeerInfo:
+        """A connection to the peer at this very address, if there is none to that peer yet.
+
+        ``host.connect`` dials what the peer store remembers instead, and after one failure refuses for a minute: a
+        relay that came back on another port, or only now, would not be found.
+        """
+        info = info_from_p2p_addr(Multiaddr(address))
+        if not self._network.get_connections(info.peer_id):
+            await self._network.dial_addr(info.addrs[0], info.peer_id)
+        return info
+
     async def reserve(self, relay: str) -> dict[str, Any]:
-        info = info_from_p2p_addr(Multiaddr(relay))
-        await self._host.connect(info)
+        info = await self._reach(relay)
         stream = await self._host.new_stream(info.peer_id, [HOP_ID])
         recorded = RecordedStream(stream)
         granted = await self._transport.reserve(recorded, info.peer_id, self._nursery)  # type: ignore[arg-type]
@@ -149,11 +159,11 @@ class Peer:
         }
 
     async def connect(self, addr: str) -> dict[str, Any]:
-        if CIRCUIT in addr:
+        relay, circuit, _ = addr.partition(CIRCUIT)
+        info = await self._reach(relay)
+        if circuit:
             connection = await self._transport.dial(Multiaddr(addr))
         else:
-            info = info_from_p2p_addr(Multiaddr(addr))
-            await self._host.connect(info)
             connection = self._network.get_connections(info.peer_id)[0]
         return {"relayed": is_relayed(connection), "peer": str(connection.muxed_conn.peer_id)}
 
