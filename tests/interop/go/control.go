@@ -27,6 +27,10 @@ type command struct {
 	Bytes int64   `json:"bytes"`
 	Seed  uint64  `json:"seed"`
 	Quiet float64 `json:"quiet"`
+
+	// Of the raw commands.
+	Request string `json:"request"`
+	Circuit string `json:"circuit"`
 }
 
 type handler func(command) (fields, error)

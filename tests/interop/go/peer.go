@@ -25,6 +25,7 @@ const patience = 30 * time.Second
 
 type interopPeer struct {
 	host host.Host
+	raw  rawCircuits
 
 	mu         sync.Mutex
 	identified map[peer.ID]event.EvtPeerIdentificationCompleted
@@ -59,6 +60,11 @@ func (p *interopPeer) commands() map[string]handler {
 		"connections":     p.connections,
 		"listen":          p.listen,
 		"identify":        p.identify,
+		"hop_raw":         p.hopRaw,
+		"raw_push":        p.rawPush,
+		"raw_close":       p.rawClose,
+		"raw_end":         p.rawEnd,
+		"stop_raw":        p.stopRaw,
 		"send":            p.onStream(pushProtocol, func(s network.Stream, c command) (fields, error) { return push(s, c.Bytes, c.Seed) }),
 		"fetch":           p.onStream(pullProtocol, func(s network.Stream, c command) (fields, error) { return pull(s, c.Bytes) }),
 		"echo_half_close": p.onStream(halfCloseProtocol, func(s network.Stream, c command) (fields, error) { return echoHalfClose(s, c.Bytes) }),

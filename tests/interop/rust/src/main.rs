@@ -44,7 +44,10 @@ async fn main() -> Result<(), Failure> {
         .build();
 
     let mut peer = Peer::new(swarm)?;
-    emit("ready", json!({ "peer_id": peer.swarm.local_peer_id().to_string(), "implementation": "rust", "version": VERSION }));
+    emit(
+        "ready",
+        json!({ "peer_id": peer.swarm.local_peer_id().to_string(), "implementation": "rust", "version": VERSION }),
+    );
 
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     loop {

@@ -203,7 +203,10 @@ impl Peer {
                 let dialer = endpoint.is_dialer();
                 let address = endpoint.get_remote_address().clone();
                 self.connections.insert(connection_id, Connection { peer: peer_id, address, relayed, dialer });
-                emit("connection", json!({ "peer": peer_id.to_string(), "relayed": relayed, "direction": direction(dialer) }));
+                emit(
+                    "connection",
+                    json!({ "peer": peer_id.to_string(), "relayed": relayed, "direction": direction(dialer) }),
+                );
                 if let Some(command) = self.dialing.remove(&connection_id) {
                     answer(&command, Ok(json!({ "relayed": relayed, "peer": peer_id.to_string() })));
                 }
@@ -211,7 +214,10 @@ impl Peer {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, endpoint, cause, .. } => {
                 self.connections.remove(&connection_id);
                 let cause = cause.map(|error| describe(&error));
-                emit("disconnection", json!({ "peer": peer_id.to_string(), "relayed": endpoint.is_relayed(), "error": cause }));
+                emit(
+                    "disconnection",
+                    json!({ "peer": peer_id.to_string(), "relayed": endpoint.is_relayed(), "error": cause }),
+                );
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error, .. } => {
                 let told = describe(&error);
@@ -233,16 +239,22 @@ impl Peer {
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 if let Some(wanted) = self.reserving.remove(&listener_id) {
-                    let told = reason.err().map_or("the reservation's listener was closed".into(), |error| describe(&error));
+                    let told =
+                        reason.err().map_or("the reservation's listener was closed".into(), |error| describe(&error));
                     answer(&wanted.command, Err(told.into()));
                 }
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Relay(RelayEvent::ReservationReqAccepted { relay_peer_id, limit, .. })) => {
+            SwarmEvent::Behaviour(BehaviourEvent::Relay(RelayEvent::ReservationReqAccepted {
+                relay_peer_id,
+                limit,
+                ..
+            })) => {
                 let limit = json!({
                     "data": limit.as_ref().and_then(|limit| limit.data_in_bytes()).unwrap_or(0),
                     "duration": limit.and_then(|limit| limit.duration()).map_or(0, |duration| duration.as_secs()),
                 });
-                let waiting = self.reserving.iter_mut().find(|(_, one)| one.relay == relay_peer_id && one.limit.is_none());
+                let waiting =
+                    self.reserving.iter_mut().find(|(_, one)| one.relay == relay_peer_id && one.limit.is_none());
                 if let Some((&listener, wanted)) = waiting {
                     wanted.limit = Some(limit);
                     self.answer_reservation(listener);
@@ -260,7 +272,8 @@ impl Peer {
     }
 
     fn answer_reservation(&mut self, listener: ListenerId) {
-        let complete = self.reserving.get(&listener).is_some_and(|one| one.limit.is_some() && !one.addresses.is_empty());
+        let complete =
+            self.reserving.get(&listener).is_some_and(|one| one.limit.is_some() && !one.addresses.is_empty());
         if !complete {
             return;
         }
