@@ -1,14 +1,14 @@
-"""A py-libp2p peer for the relay's interoperability tests: TCP, Noise, yamux, identify, ping, circuit relay v2 client.
+"""A py-libp2p peer for the relay's interoperability tests: TCP, Noise, yamux, identify, ping, relay v2 client.
 
-control.py says how it is spoken to. Environment: DESCORD_PEER_SEED (64 hex digits, optional) is the Ed25519 seed.
+control.py says how it is spoken to. Environment: DESCORD_PEER_SEED (64 hex digits, optional), its Ed25519 seed.
 
 Everything goes through the library's public classes, as its users' programs do; what that means on the wire:
 
-* ``CircuitV2Transport.dial`` reserves for the dialer too before each first CONNECT to a target (its client role), on a
-  hop stream of its own, and repeats that reservation inside the CONNECT message.
+* ``CircuitV2Transport.dial`` reserves for the dialer too before the first CONNECT to a target (its client role),
+  on a hop stream of its own, and repeats that reservation inside the CONNECT message.
 * RESERVE carries the peer's own id in the message, though the connection says whose it is.
-* ``reserve`` answers true or false and keeps neither addresses nor limits: RecordedStream listens to the exchange.
-* Its refresher asks again as soon as 30 s or less remain, without a pause: give reservations longer than that.
+* ``reserve`` answers true or false and keeps neither addresses nor limits: RecordedStream listens in.
+* Its refresher asks again as soon as 30 s or less remain, without a pause: reservations must last longer.
 * A writer gives up when its window stays shut for 5 s.
 """
 
@@ -111,7 +111,8 @@ class Peer:
     def __init__(self, host: IHost, protocol: CircuitV2Protocol, nursery: trio.Nursery) -> None:
         self._host = host
         self._network = host.get_network()
-        self._transport = CircuitV2Transport(host, protocol, RelayConfig(roles=RelayRole.STOP | RelayRole.CLIENT))
+        roles = RelayRole.STOP | RelayRole.CLIENT
+        self._transport = CircuitV2Transport(host, protocol, RelayConfig(roles=roles))
         self._nursery = nursery
         self.commands = {
             "reserve": self.reserve,
@@ -132,8 +133,8 @@ class Peer:
     async def _reach(self, address: str) -> PeerInfo:
         """A connection to the peer at this very address, if there is none to that peer yet.
 
-        ``host.connect`` dials what the peer store remembers instead, and after one failure refuses for a minute: a
-        relay that came back on another port, or only now, would not be found.
+        ``host.connect`` dials what the peer store remembers instead, and after one failure refuses for a
+        minute: a relay that came back on another port, or only now, would not be found.
         """
         info = info_from_p2p_addr(Multiaddr(address))
         if not self._network.get_connections(info.peer_id):
@@ -234,12 +235,13 @@ class Peer:
 
 
 async def main() -> None:
-    key_pair = create_new_key_pair(bytes.fromhex(os.environ.get("DESCORD_PEER_SEED", "")) or secrets.token_bytes(32))
+    seed = bytes.fromhex(os.environ.get("DESCORD_PEER_SEED", "")) or secrets.token_bytes(32)
+    key_pair = create_new_key_pair(seed)
     host = new_host(
         key_pair=key_pair,
         sec_opt={NOISE_ID: NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)},
         muxer_preference="YAMUX",
-        # The library would dial known peers again by itself, and count one address's many connections as an attack.
+        # The library would dial known peers again by itself, and take many connections for an attack.
         connection_config=ConnectionConfig(min_connections=0, low_watermark=0, max_connections_per_peer=64),
         resource_manager=new_resource_manager(
             limits=ResourceLimits(max_connections=10_000, max_memory_mb=8192, max_streams=100_000),
@@ -258,7 +260,7 @@ async def main() -> None:
             peer = Peer(host, protocol, nursery)
             emit("ready", peer_id=str(host.get_id()), implementation="py", version=version("libp2p"))
             await serve_commands(peer.commands)
-            # Stdin ended. The library's own shutdown waits for the tasks of every open stream; nothing here needs it.
+            # Stdin ended. The library's own shutdown waits for every open stream's task; nothing needs it here.
             sys.stdout.flush()
             os._exit(0)
 

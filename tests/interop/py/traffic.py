@@ -1,11 +1,11 @@
 """The stream protocols that the peers run over a circuit, both sides.
 
-============= =====================================================================================================
-push          dialer: u64 big-endian count, that many bytes, half-close; listener: SHA-256 of them (32 bytes), close
+============= =============================================================================================
+push          dialer: u64 big-endian count, that many bytes, half-close; listener: their SHA-256, close
 pull          dialer: u64 big-endian count, half-close; listener: that many bytes, their SHA-256, close
-halfclose     dialer: bytes, half-close; listener: reads to the end and only then sends the same bytes back, close
+halfclose     dialer: bytes, half-close; listener: reads to the end, only then sends them back, close
 stall         the listener accepts and never reads
-============= =====================================================================================================
+============= =============================================================================================
 
 Bytes are an AES-128-CTR key stream: as fast as the link, and no two transfers alike.
 """
@@ -85,7 +85,7 @@ async def _half_close(stream: INetStream) -> None:
     await stream.close_write()  # type: ignore[attr-defined]
 
 
-# --- listener side --------------------------------------------------------------------------------------------------
+# Listener side.
 
 
 async def _answer_push(stream: INetStream) -> None:
@@ -131,7 +131,7 @@ def _guarded(listen: Callable[[INetStream], Awaitable[None]]) -> Callable[[INetS
         try:
             await listen(stream)
         except Exception:
-            # An exception that left a handler would end the library's connection, with every other stream on it.
+            # An exception that left a handler would end the library's connection, and all streams on it.
             traceback.print_exc(file=sys.stderr)
             await stream.reset()
 
@@ -146,7 +146,7 @@ LISTENERS = {
 }
 
 
-# --- dialer side ----------------------------------------------------------------------------------------------------
+# Dialer side.
 
 
 async def push(stream: INetStream, count: int, seed: object) -> dict[str, Any]:
@@ -157,7 +157,7 @@ async def push(stream: INetStream, count: int, seed: object) -> dict[str, Any]:
     remote = await _collect(stream)
     await stream.close()
     if len(remote) != HASH_SIZE:
-        raise ValueError(f"push of {count} bytes was answered with {len(remote)} bytes: the stream ended early")
+        raise ValueError(f"push of {count} bytes was answered with {len(remote)}: the stream ended early")
     seconds = time.perf_counter() - started
     return {"sha256_local": local.hex(), "sha256_remote": remote.hex(), "seconds": seconds}
 
@@ -213,7 +213,7 @@ async def flood(stream: INetStream) -> dict[str, Any]:
 
 
 async def stall(stream: INetStream, count: int, quiet: float) -> dict[str, Any]:
-    """Write at most `count` bytes to a listener that never reads, until nothing has moved for `quiet` seconds."""
+    """Write at most `count` bytes to a listener that never reads, until nothing moved for `quiet` seconds."""
     source = ByteSource("stall")
     sent = 0
     while sent < count:

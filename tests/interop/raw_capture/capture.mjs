@@ -83,6 +83,7 @@ await stream.close()
 const refused = await dialer.node.dial(multiaddr(`${through('dialer')}/p2p-circuit/p2p/${peerIdFromPrivateKey(await generateKeyPairFromSeed('Ed25519', fixedKey('nobody'))).toString()}`))
   .then(() => { throw new Error('reached nobody') }, error => error.message)
 console.error('refusal:', refused)
+const relayProtocols = relay.node.getProtocols()
 await connection.close()
 await dialer.node.stop()
 await target.node.stop()
@@ -188,7 +189,7 @@ write('identify', {
   peer_id: relay.keys.peer_id,
   identity_seed: relay.keys.identity_seed,
   agent_version: `js-libp2p/${source.libp2p} node/${process.versions.node}`,
-  protocols: relay.node.getProtocols(),
+  protocols: relayProtocols,
   listen_port: port,
   messages: identification.map(({ session, listener }) => ({ session, framed: hex(listener) }))
 })

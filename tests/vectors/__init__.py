@@ -1,0 +1,1 @@
+"""Bytes from specifications and other implementations, and the tests that read them."""
