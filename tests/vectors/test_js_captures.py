@@ -1,7 +1,7 @@
 """Our machines read what js-libp2p wrote, and where an answer has one right form, write what it wrote.
 
-The vectors are recordings (tests/interop/raw_capture says how): whole connections with the keys that open them,
-and each layer taken out of them.  Every reading is done with the bytes in one piece and cut at every place.
+The vectors are recordings (tests/interop/raw_capture says how): whole connections with the keys that open
+them, and each layer taken out of them.  Every reading is done with the bytes in one piece and byte by byte.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The control protocol that every interoperability peer speaks, in whatever language: one JSON object a line.
 
 Commands come in on stdin as ``{"id": n, "cmd": name, ...}`` and run concurrently; each is answered once on
-stdout with ``{"id": n, "ok": true, ...}`` or ``{"id": n, "ok": false, "error": text}``. Everything else on stdout
-is ``{"event": name, ...}``. The process ends when stdin does. Logs go to stderr.
+stdout with ``{"id": n, "ok": true, ...}`` or ``{"id": n, "ok": false, "error": text}``. Everything else on
+stdout is ``{"event": name, ...}``. The process ends when stdin does. Logs go to stderr.
 """
 
 from __future__ import annotations

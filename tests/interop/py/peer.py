@@ -1,11 +1,11 @@
-"""A py-libp2p peer for the relay's interoperability tests: TCP, Noise, yamux, identify, ping, relay v2 client.
+"""A py-libp2p peer for the relay's interoperability tests: TCP, Noise, yamux, identify, ping, relay client.
 
-control.py says how it is spoken to. Environment: DESCORD_PEER_SEED (64 hex digits, optional), its Ed25519 seed.
+control.py says how it is spoken to. Environment: DESCORD_PEER_SEED (optional) is its Ed25519 seed, 64 hex digits.
 
 Everything goes through the library's public classes, as its users' programs do; what that means on the wire:
 
-* ``CircuitV2Transport.dial`` reserves for the dialer too before the first CONNECT to a target (its client role),
-  on a hop stream of its own, and repeats that reservation inside the CONNECT message.
+* ``CircuitV2Transport.dial`` reserves for the dialer too before the first CONNECT to a target (its client
+  role), on a hop stream of its own, and repeats that reservation inside the CONNECT message.
 * RESERVE carries the peer's own id in the message, though the connection says whose it is.
 * ``reserve`` answers true or false and keeps neither addresses nor limits: RecordedStream listens in.
 * Its refresher asks again as soon as 30 s or less remain, without a pause: reservations must last longer.
@@ -260,7 +260,7 @@ async def main() -> None:
             peer = Peer(host, protocol, nursery)
             emit("ready", peer_id=str(host.get_id()), implementation="py", version=version("libp2p"))
             await serve_commands(peer.commands)
-            # Stdin ended. The library's own shutdown waits for every open stream's task; nothing needs it here.
+            # Stdin ended. The library's own shutdown waits for every open stream's task: not needed here.
             sys.stdout.flush()
             os._exit(0)
 
