@@ -1,6 +1,6 @@
 """A py-libp2p peer for the relay's interoperability tests: TCP, Noise, yamux, identify, ping, relay client.
 
-control.py says how it is spoken to. Environment: DESCORD_PEER_SEED (optional) is its Ed25519 seed, 64 hex digits.
+control.py says how it is spoken to. Environment: DESCORD_PEER_SEED (optional, hex), its Ed25519 seed.
 
 Everything goes through the library's public classes, as its users' programs do; what that means on the wire:
 

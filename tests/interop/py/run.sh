@@ -3,4 +3,5 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/descord-relay-interop}
-PYTHONDONTWRITEBYTECODE=1 exec "$cache/py/venv/bin/python" -u "$here/peer.py"
+export PYTHONDONTWRITEBYTECODE=1
+exec "$cache/py/venv/bin/python" -u "$here/peer.py"
