@@ -1,28 +1,20 @@
 """Our machines read what js-libp2p wrote, and where an answer has one right form, write what it wrote.
 
-The vectors are recordings (tests/interop/raw_capture says how): whole connections with the keys that open
-them, and each layer taken out of them.  Every reading is done with the bytes in one piece and byte by byte.
+The vectors are recordings of each layer (tests/interop/raw_capture says how; test_js_connections.py reads whole
+connections).  Every reading is done with the bytes in one piece and byte by byte.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from protocol import noise, yamux
-from protocol.arena import Arena
-from protocol.connection import Connection, ConnectionLimits, Multiplexed
 from protocol.envelope import Voucher, open_peer_record, open_voucher, seal_peer_record, seal_voucher
 from protocol.errors import RemoteProtocolError
 from protocol.identify import IdentifyReader, IdentifyReceived
 from protocol.identity import Identity, PeerId, PublicKey
 from protocol.multistream import Dialer, Listener, Negotiated
-from protocol.noise import Handshake, HandshakeCompleted, StaticKey
 from protocol.relay_hop import (
     ConnectAccepted,
     ConnectRequested,
@@ -35,38 +27,8 @@ from protocol.relay_hop import (
     Status,
 )
 from protocol.relay_stop import CircuitAccepted, IncomingCircuit, StopClient, StopServer
-from protocol.switching import Switch
 
-NOW = 1_800_000_000.0
-SESSIONS = ("target", "dialer")
-
-
-@cache
-def vectors(name: str) -> dict[str, Any]:
-    """The recording tests/vectors/js_<name>.json."""
-    text = Path(__file__).with_name(f"js_{name}.json").read_text()
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
-
-
-def raw(text: str) -> bytes:
-    return bytes.fromhex(text)
-
-
-Cut = Callable[[bytes], Iterator[bytes]]
-
-
-def whole(data: bytes) -> Iterator[bytes]:
-    yield data
-
-
-def bytewise(data: bytes) -> Iterator[bytes]:
-    for at in range(len(data)):
-        yield data[at : at + 1]
-
-
-cuts = pytest.mark.parametrize("cut", [whole, bytewise])
-
+from .captures import Cut, cuts, raw, vectors
 
 # Identities.
 
@@ -121,158 +83,6 @@ def test_dialer_asks_as_js_does(negotiation: dict[str, str], cut: Cut) -> None:
         dialer.receive_data(piece)
     assert dialer.next_event() == Negotiated(negotiation["protocol"])
     assert dialer.trailing_data() == b"what follows"
-
-
-# Noise.
-
-
-def handshake(session: dict[str, Any], side: str) -> Handshake:
-    """Our handshake with the keys that js had on that side."""
-    keys = session[side]
-    static = StaticKey(Identity.from_seed(raw(keys["identity_seed"])), raw(keys["static_private"]))
-    return Handshake(
-        static, raw(keys["ephemeral_private"]), initiator=side == "initiator", muxers=(yamux.PROTOCOL,)
-    )
-
-
-def completed(machine: Handshake) -> HandshakeCompleted:
-    event = machine.next_event()
-    assert event is not None
-    return event
-
-
-@cuts
-@pytest.mark.parametrize("name", SESSIONS)
-def test_noise_initiator_writes_the_messages_of_js(name: str, cut: Cut) -> None:
-    session = vectors("noise")["sessions"][name]
-    first, second, third = map(raw, session["noise"]["messages"])
-    initiator = handshake(session, "initiator")
-    assert initiator.data_to_send() == first
-    for piece in cut(second):
-        initiator.receive_data(piece)
-    event = completed(initiator)
-    assert initiator.data_to_send() == third
-    assert str(event.peer) == session["responder"]["peer_id"]
-    assert event.muxer == yamux.PROTOCOL
-    assert event.send_key == raw(session["noise"]["initiator_key"])
-    assert event.receive_key == raw(session["noise"]["responder_key"])
-
-
-@cuts
-@pytest.mark.parametrize("name", SESSIONS)
-def test_noise_responder_writes_the_message_of_js(name: str, cut: Cut) -> None:
-    session = vectors("noise")["sessions"][name]
-    first, second, third = map(raw, session["noise"]["messages"])
-    responder = handshake(session, "responder")
-    for piece in cut(first):
-        responder.receive_data(piece)
-    assert responder.data_to_send() == second
-    for piece in cut(third + b"transport"):
-        responder.receive_data(piece)
-    event = completed(responder)
-    assert str(event.peer) == session["initiator"]["peer_id"]
-    assert event.send_key == raw(session["noise"]["responder_key"])
-    assert event.receive_key == raw(session["noise"]["initiator_key"])
-    assert responder.trailing_data() == b"transport"
-
-
-@pytest.mark.parametrize("message", [1, 2])
-def test_a_damaged_noise_message_is_refused_at_every_byte(message: int) -> None:
-    session = vectors("noise")["sessions"]["dialer"]
-    messages = [raw(text) for text in session["noise"]["messages"]]
-    for at in range(2, len(messages[message])):  # behind the length, whose damage only makes us wait
-        damaged = bytearray(messages[message])
-        damaged[at] ^= 0x40
-        machine = handshake(session, "initiator" if message == 1 else "responder")
-        if message == 2:
-            machine.receive_data(messages[0])
-        machine.receive_data(damaged)
-        with pytest.raises(RemoteProtocolError):
-            machine.next_event()
-
-
-# A whole connection.
-
-
-def pieces_as_captured(session: dict[str, Any]) -> list[bytes]:
-    return [raw(piece["hex"]) for piece in session["pieces"] if piece["from"] == "client"]
-
-
-@pytest.mark.parametrize("cutting", ["captured", "whole", "bytewise"])
-def test_a_connection_of_js_is_read_from_its_first_byte(cutting: str) -> None:
-    """The relay's side with the relay's keys, fed what js sent: the same keys, so the same ciphers."""
-    session = vectors("noise")["sessions"]["dialer"]
-    keys = session["responder"]
-    static = StaticKey(Identity.from_seed(raw(keys["identity_seed"])), raw(keys["static_private"]))
-    limits = ConnectionLimits(keepalive_interval=0)
-    ephemeral = raw(keys["ephemeral_private"])
-    connection = Connection(Switch(Arena()), static, ephemeral, NOW, initiator=False, limits=limits)
-
-    captured = pieces_as_captured(session)
-    everything = b"".join(captured)
-    pieces = {"captured": captured, "whole": [everything], "bytewise": list(bytewise(everything))}[cutting]
-    peers: list[str] = []
-    received: dict[int, bytearray] = {}
-    opened: list[int] = []
-    finished: list[int] = []
-    for piece in pieces:
-        connection.receive_data(piece, NOW)
-        while (event := connection.next_event()) is not None:
-            match event:
-                case Multiplexed(_, peer):
-                    peers.append(str(peer))
-                case yamux.StreamOpened(stream):
-                    opened.append(stream.id)
-                case yamux.DataReceived(stream, data):
-                    received.setdefault(stream.id, bytearray()).extend(data)
-                    stream.session.consume(stream, len(data))
-                case yamux.StreamFinished(stream):
-                    finished.append(stream.id)
-                case _:
-                    pass
-
-    frames = vectors("yamux")["sessions"]["dialer"]["client"]
-    sent: dict[int, bytes] = {}
-    for frame in frames:
-        if frame["type"] == "data":
-            sent[frame["stream"]] = sent.get(frame["stream"], b"") + raw(frame["body"])
-    assert peers == [session["initiator"]["peer_id"]]
-    assert opened == [frame["stream"] for frame in frames if "SYN" in frame["flags"] and frame["stream"]]
-    assert received == sent
-    assert finished == [frame["stream"] for frame in frames if "FIN" in frame["flags"]]
-
-
-def test_a_bit_flipped_in_a_connection_of_js_ends_it() -> None:
-    session = vectors("noise")["sessions"]["dialer"]
-    keys = session["responder"]
-    static = StaticKey(Identity.from_seed(raw(keys["identity_seed"])), raw(keys["static_private"]))
-    everything = bytearray(b"".join(pieces_as_captured(session)))
-    everything[-1] ^= 1
-    ephemeral = raw(keys["ephemeral_private"])
-    limits = ConnectionLimits(keepalive_interval=0)
-    connection = Connection(Switch(Arena()), static, ephemeral, NOW, initiator=False, limits=limits)
-    connection.receive_data(everything, NOW)
-    with pytest.raises(RemoteProtocolError):
-        while connection.next_event() is not None:
-            pass
-
-
-@pytest.mark.parametrize("side", ["client", "relay"])
-@pytest.mark.parametrize("name", SESSIONS)
-def test_transport_messages_open_with_the_keys_of_the_handshake(name: str, side: str) -> None:
-    session = vectors("noise")["sessions"][name]
-    wire = b"".join(raw(piece["hex"]) for piece in session["pieces"] if piece["from"] == side)
-    handshake_messages = [1] if side == "relay" else [0, 2]
-    start = len(raw(session["multistream"][side]))
-    start += sum(len(raw(session["noise"]["messages"][index])) for index in handshake_messages)
-    arena = Arena()
-    sealed = wire[start:]
-    arena.inbound[: len(sealed)] = sealed
-    opener = noise.Opener(raw(session["noise"]["responder_key" if side == "relay" else "initiator_key"]))
-    consumed, end = opener.open(arena, len(sealed), 0)
-    assert consumed == len(sealed)
-    # The recording ends with the last message that js still read.
-    assert bytes(arena.plain_view[:end]).startswith(raw(session["plaintext"][side]))
 
 
 # Hop and stop.
