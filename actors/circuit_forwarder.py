@@ -1,0 +1,617 @@
+"""CircuitForwarder: the connections of one process, and the circuits between them.
+
+It owns each connection from accept to close: its handshake, its streams, and what passes from one to the other.  Who
+may reserve and connect is not its decision: it asks RelayServer, and does what the answer says.
+
+    RESERVE  ->  ReserveAsked   ->  ReserveGranted / ReserveRefused   ->  STATUS
+    CONNECT  ->  ConnectAsked   ->  ConnectAdmitted / ConnectRefused
+                                        |
+                                    STOP stream to the target  ->  STATUS to both  ->  joined by the switch
+
+Messages are for decisions.  Bytes come from the host port (actors/ports/host.py), which calls :meth:`received` after
+it filled the arena, and writes what the arena's dirty connections have to say; they are passed on by the switch
+without coming here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from actors.actor import Send
+from actors.deadlines import Deadlines
+from actors.inbound_streams import (
+    IdentifyAnswer,
+    IdentifyPush,
+    Negotiation,
+    OwnerFactory,
+    PerfAnswer,
+    PingAnswer,
+    StreamOwner,
+    deliver,
+)
+from actors.rate_limit import KeyedBuckets
+from actors.relay_streams import Admission, HopStream, StopStream
+from protocol import identify, messages, perf, ping, relay_hop, relay_stop
+from protocol.arena import Arena
+from protocol.connection import Connection, ConnectionLimits, State
+from protocol.envelope import seal_peer_record, seal_voucher
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.identity import PeerId
+from protocol.noise import StaticKey
+from protocol.relay_hop import Limit, Status
+from protocol.switching import Circuit, Switch
+from protocol.yamux import (
+    DataReceived,
+    GoAway,
+    Stream,
+    StreamFinished,
+    StreamOpened,
+    StreamReset,
+    StreamWritable,
+)
+
+AGENT: Final = "descord-relay/0.1.0"
+PROTOCOL_VERSION: Final = "descord/0.1.0"
+
+#: Seconds between two reports of what was forwarded.
+COUNTERS_INTERVAL: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ForwarderPolicy:
+    """The limits of one forwarder.  Each is a setting of the same name (actors/settings.py says why)."""
+
+    max_connections: int = 4096
+    max_connections_per_ip: int = 64
+    connection_rate_per_ip: float = 120.0  # a minute
+    rate_limits: bool = True
+    idle_timeout: float = 60.0
+    stream_timeout: float = 30.0
+    stop_timeout: float = 30.0
+    circuit_window: int = 1024 * 1024
+    serve_perf: bool = False
+    connection: ConnectionLimits = field(default_factory=ConnectionLimits)
+
+
+class Link:
+    """What the forwarder knows of one connection, beside the wire.
+
+    ``address``: the remote IP as text.  ``remote``, ``local``: binary multiaddrs.  ``handle``: the host's.
+    """
+
+    __slots__ = (
+        "address", "agent", "circuits", "connection", "handle", "id", "idle_since", "local", "relayed", "remote",
+        "reserved_until",
+    )  # fmt: skip
+
+    def __init__(
+        self, link_id: int, connection: Connection, address: str, remote: bytes, local: bytes, *, relayed: bool
+    ) -> None:
+        self.id = link_id
+        self.connection = connection
+        self.address = address
+        self.remote = remote
+        self.local = local
+        self.relayed = relayed
+        self.handle: Any = None
+        self.agent = ""
+        self.idle_since: float | None = None
+        self.reserved_until = 0.0
+        self.circuits = 0
+
+
+class CircuitForwarder:
+    """See the module.  ``randomness(n)``: n random bytes.  ``addresses``: ours, binary multiaddrs without /p2p.
+
+    ``handle``, ``next_deadline`` and ``handle_deadline`` make it an actor; the methods under "What the host calls"
+    are for its host, and what they cause to be sent is taken with :meth:`take_sends`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: ForwarderPolicy,
+        static: StaticKey,
+        randomness: Callable[[int], bytes],
+        *,
+        pid: int = 0,
+        addresses: Sequence[bytes] = (),
+        relay_server: str = "relay_server",
+        arena: Arena | None = None,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.arena = arena or Arena()
+        self.switch = Switch(self.arena, policy.circuit_window)
+        self.links: dict[int, Link] = {}
+        self.circuits: dict[int, Circuit] = {}
+        self.refusals: Counter[str] = Counter()
+        self._static = static
+        self._identity = static.identity
+        self._peer = static.identity.peer_id
+        self._randomness = randomness
+        self._pid = pid
+        self._addresses: tuple[bytes, ...] = ()
+        self._peer_record = b""
+        self._relay_server = relay_server
+        self._per_address: Counter[str] = Counter()
+        self._arrivals = KeyedBuckets(
+            policy.connection_rate_per_ip / 60, max(policy.connection_rate_per_ip / 4, 1), max_keys=16_384
+        )
+        self._deadlines = Deadlines()
+        self._asked: dict[int, HopStream] = {}
+        self._opening: dict[int, Admission] = {}
+        self._producers: dict[PerfAnswer, None] = {}
+        self._sends: list[Send] = []
+        self._next_link = 1
+        self._next_request = 1
+        self._reported: object = None
+        self._record_sequence = 0
+        self._served: dict[str, OwnerFactory] = {
+            relay_hop.PROTOCOL: self._serve_hop,
+            identify.PROTOCOL: self._serve_identify,
+            identify.PUSH_PROTOCOL: self._serve_identify_push,
+            ping.PROTOCOL: PingAnswer,
+        }
+        if policy.serve_perf:
+            self._served[perf.PROTOCOL] = lambda stream: PerfAnswer(stream, self._produces)
+        self.set_addresses(addresses)
+        self._tell(self._report())
+
+    # What other actors say.
+
+    def handle(self, message: messages.ForwarderMessage, now: float) -> list[Send]:
+        match message:
+            case messages.ReserveGranted():
+                self._reserve_granted(message)
+            case messages.ConnectAdmitted():
+                self._connect_admitted(message, now)
+            case messages.ReserveRefused() | messages.ConnectRefused():
+                self._refused(message)
+            case messages.ReportWanted():
+                self._tell(self._report())
+                for request_id, hop in self._asked.items():
+                    self._ask(request_id, hop)
+            case _:
+                pass  # another actor going down or up: what was asked of it is asked again when it wants a report
+        return self.take_sends()
+
+    def next_deadline(self) -> float | None:
+        if any(not producer.stream.session.connection.blocked for producer in self._producers):
+            return 0.0
+        return self._deadlines.next()
+
+    def handle_deadline(self, now: float) -> list[Send]:
+        for producer in list(self._producers):
+            if not producer.stream.session.connection.blocked and not producer.produce():
+                del self._producers[producer]
+        self._deadlines.run(now)
+        return self.take_sends()
+
+    # What the host calls.
+
+    def set_addresses(self, addresses: Sequence[bytes]) -> None:
+        """The addresses at which this node is reached, for identify and reservations."""
+        self._addresses = tuple(addresses)
+        self._record_sequence += 1
+        self._peer_record = seal_peer_record(self._identity, self._record_sequence, self._addresses)
+
+    def admit(self, address: str, now: float) -> str:
+        """Whether a connection from ``address`` may be accepted: "" or the limit that forbids it."""
+        policy = self.policy
+        if len(self.links) >= policy.max_connections:
+            reason = "max_connections"
+        elif self._per_address[address] >= policy.max_connections_per_ip:
+            reason = "max_connections_per_ip"
+        elif policy.rate_limits and not self._arrivals.take(address, now):
+            reason = "connection_rate_per_ip"
+        else:
+            return ""
+        self.refusals[reason] += 1
+        return reason
+
+    def accept(self, address: str, remote: bytes, local: bytes, now: float, *, relayed: bool = False) -> Link:
+        """A connection that :meth:`admit` let in.  The host fills and flushes ``link.connection``."""
+        connection = Connection(
+            self.switch,
+            self._static,
+            self._randomness(32),
+            now,
+            initiator=False,
+            limits=self.policy.connection,
+        )
+        link = Link(self._next_link, connection, address, remote, local, relayed=relayed)
+        self._next_link += 1
+        connection.owner = link
+        self.links[link.id] = link
+        self._per_address[address] += 1
+        self._watch(link, now)
+        self._schedule_counters(now)
+        return link
+
+    def received(self, link: Link, now: float) -> None:
+        """The connection's buffer was filled: act on what came of it.  A connection in error ends up closed."""
+        connection = link.connection
+        try:
+            while (event := connection.next_event()) is not None:
+                match event:
+                    case DataReceived(stream, data):
+                        self._data_received(stream, data)
+                    case StreamOpened(stream):
+                        self._stream_opened(link, stream, now)
+                    case StreamFinished(stream):
+                        if (owner := stream.owner) is not None:
+                            self._deliver(stream, owner.finished)
+                        if stream.closed:
+                            self._deadlines.cancel(stream)
+                    case StreamReset(stream):
+                        self._deadlines.cancel(stream)
+                        if (owner := stream.owner) is not None:
+                            self._deliver(stream, owner.was_reset)
+                    case StreamWritable(stream):
+                        if (owner := stream.owner) is not None:
+                            self._deliver(stream, owner.writable)
+                    case _:
+                        pass  # the handshake's end, acknowledgements, pongs and good-byes change nothing here
+        except RemoteProtocolError as error:
+            self.refusals[f"protocol error: {error.code}"] += 1
+            connection.close()
+        if self.switch.ended:
+            self._report_ended()
+
+    def lost(self, link: Link, reason: str) -> None:
+        """The connection is gone, by whoever's will: its circuits, streams and reservation with it."""
+        if self.links.pop(link.id, None) is None:
+            return
+        connection = link.connection
+        connection.state = State.CLOSED
+        self._per_address[link.address] -= 1
+        if not self._per_address[link.address]:
+            del self._per_address[link.address]
+        self._deadlines.cancel(link)
+        session = connection.session
+        self.switch.abandon(session, reason)
+        for stream in list(session.streams.values()):
+            session.forget(stream)
+            self._deadlines.cancel(stream)
+            if stream.owner is not None:
+                deliver(stream, stream.owner.was_reset)
+        if link.reserved_until:
+            self._tell(messages.ReservationEnded(forwarder=self.name, connection=link.id, peer=_peer(link).bytes))
+        self._report_ended()
+
+    def drained(self, link: Link) -> None:
+        """The socket takes bytes again."""
+        self.switch.drained(link.connection.waiting)
+
+    def close_all(self) -> None:
+        """Say good-bye to every peer.  The host flushes, and then shuts the sockets."""
+        for link in self.links.values():
+            link.connection.close(GoAway.NORMAL)
+            link.connection.mark_dirty()
+
+    def settle(self) -> None:
+        """Give out credit, once the turn's bytes were written; what that adds is to be written too."""
+        self.switch.settle()
+
+    def take_sends(self) -> list[Send]:
+        sends, self._sends = self._sends, []
+        return sends
+
+    # Streams.
+
+    def _stream_opened(self, link: Link, stream: Stream, now: float) -> None:
+        if stream.closed:
+            return
+        link.idle_since = None
+        stream.owner = Negotiation(stream, self._served, self._negotiated)
+        self._deadlines.set(stream, now + self.policy.stream_timeout, lambda _: self._stream_expired(stream))
+
+    def _negotiated(self, stream: Stream, protocol: str) -> None:
+        # Those that ask once have until the deadline to ask, and to close; pings and perf may go on.
+        if protocol in (ping.PROTOCOL, perf.PROTOCOL):
+            self._deadlines.cancel(stream)
+
+    def _stream_expired(self, stream: Stream) -> None:
+        owner = stream.owner
+        if isinstance(owner, HopStream) and self._asked.pop(owner.request_id, None) is not None:
+            self._refuse(owner, Status.CONNECTION_FAILED, "the relay did not decide in time", 1)
+        elif not stream.closed:
+            stream.session.reset(stream)
+            if owner is not None:
+                deliver(stream, owner.was_reset)
+
+    def _data_received(self, stream: Stream, data: bytes) -> None:
+        if stream.out is not None:
+            self.switch.push(stream, data)  # came in the same receive as what made the circuit
+        elif stream.owner is not None and not stream.closed:
+            owner: StreamOwner = stream.owner
+            self._deliver(stream, lambda: owner.data_received(data))
+
+    def _deliver(self, stream: Stream, action: Callable[[], None]) -> None:
+        error = deliver(stream, action)
+        if error is not None:
+            self.refusals[f"stream error: {error.code}"] += 1
+            self._deadlines.cancel(stream)
+            if isinstance(stream.owner, HopStream | StopStream):
+                stream.owner.was_reset()
+
+    def _serve_hop(self, stream: Stream) -> StreamOwner:
+        return HopStream(stream, self._hop_asked, self._hop_gone)
+
+    def _serve_identify(self, stream: Stream) -> StreamOwner:
+        link: Link = stream.session.connection.owner
+        message = identify.IdentifyMessage(
+            public_key=self._identity.public_key.encode(),
+            listen_addrs=self._addresses,
+            protocols=tuple(self._served),
+            observed_addr=link.remote,
+            protocol_version=PROTOCOL_VERSION,
+            agent_version=AGENT,
+            signed_peer_record=self._peer_record,
+        )
+        return IdentifyAnswer(stream, identify.encode_identify(message))
+
+    def _serve_identify_push(self, stream: Stream) -> StreamOwner:
+        link: Link = stream.session.connection.owner
+
+        def learnt(message: identify.IdentifyMessage) -> None:
+            link.agent = message.agent_version[:128]
+
+        return IdentifyPush(stream, learnt)
+
+    def _produces(self, producer: PerfAnswer) -> None:
+        self._producers[producer] = None
+
+    # HOP: what peers ask for.
+
+    def _hop_asked(self, hop: HopStream) -> None:
+        link: Link = hop.stream.session.connection.owner
+        if link.relayed:
+            # "RESERVE and CONNECT over a relayed connection: PERMISSION_DENIED" (circuit-v2, "Hop protocol").
+            self._refuse(hop, Status.PERMISSION_DENIED, "not over a relayed connection", 0)
+            return
+        request_id = hop.request_id = self._next_request
+        self._next_request += 1
+        self._asked[request_id] = hop
+        self._ask(request_id, hop)
+
+    def _ask(self, request_id: int, hop: HopStream) -> None:
+        link: Link = hop.stream.session.connection.owner
+        peer = _peer(link).bytes
+        if hop.target is None:
+            self._tell(messages.ReserveAsked(request_id, self.name, link.id, peer, link.address))
+        else:
+            target = hop.target.bytes
+            self._tell(messages.ConnectAsked(request_id, self.name, link.id, peer, target, link.address))
+
+    def _hop_gone(self, hop: HopStream) -> None:
+        """The dialler went away before its request was answered or its circuit stood."""
+        self._asked.pop(hop.request_id, None)
+        admission = hop.admission
+        if admission is not None and self._opening.pop(admission.circuit, None) is not None:
+            self._deadlines.cancel(admission)
+            if not admission.stop.stream.closed:
+                admission.stop.stream.session.reset(admission.stop.stream)
+            self._failed(admission.circuit, Status.CONNECTION_FAILED, "the dialler went away")
+
+    def _take_asked(self, request_id: int) -> HopStream | None:
+        hop = self._asked.pop(request_id, None)
+        return None if hop is None or hop.stream.closed else hop
+
+    def _reserve_granted(self, granted: messages.ReserveGranted) -> None:
+        hop = self._take_asked(granted.request_id)
+        if hop is None:
+            return
+        link: Link = hop.stream.session.connection.owner
+        link.reserved_until = granted.expires_at
+        addresses = self._addresses
+        if link.local and link.local not in addresses:
+            # The one address of which we know that the peer can reach it.
+            addresses = (link.local, *addresses)
+        expires_at = int(granted.expires_at)
+        suffix = _P2P + bytes((len(self._peer.bytes),)) + self._peer.bytes
+        hop.grant(
+            expires_at,
+            [address + suffix for address in addresses],
+            seal_voucher(self._identity, _peer(link), expires_at),
+            _limit(granted.limit_duration, granted.limit_data),
+        )
+
+    def _refused(self, refused: messages.ReserveRefused | messages.ConnectRefused) -> None:
+        hop = self._take_asked(refused.request_id)
+        if hop is not None:
+            self._refuse(hop, Status(refused.status), refused.reason, refused.retry_after)
+
+    def _refuse(self, hop: HopStream, status: Status, reason: str, retry_after: int) -> None:
+        self.refusals[status.name] += 1
+        hop.refuse(status, reason, retry_after)
+
+    # Circuits.
+
+    def _connect_admitted(self, admitted: messages.ConnectAdmitted, now: float) -> None:
+        hop = self._take_asked(admitted.request_id)
+        if hop is None:
+            self._failed(admitted.circuit, Status.CONNECTION_FAILED, "the dialler went away")
+            return
+        self._deadlines.cancel(hop.stream)
+        link = self.links.get(admitted.target_connection)
+        if admitted.target_forwarder != self.name or link is None or link.connection.state is not State.MULTIPLEXED:
+            self._refuse(hop, Status.NO_RESERVATION, "the target is no longer connected here", 0)
+            self._failed(admitted.circuit, Status.NO_RESERVATION, "the target is no longer connected here")
+            return
+        try:
+            stream = link.connection.session.open_stream()
+        except LocalProtocolError as error:
+            self._refuse(hop, Status.CONNECTION_FAILED, f"the target takes no stream: {error}", 1)
+            self._failed(admitted.circuit, Status.CONNECTION_FAILED, str(error))
+            return
+        limit = _limit(admitted.limit_duration, admitted.limit_data)
+        stop = StopStream(stream, _peer(hop.stream.session.connection.owner), limit, self._stop_answered)
+        admission = Admission(admitted.circuit, hop, stop, admitted.limit_duration, admitted.limit_data)
+        hop.admission = stop.admission = admission
+        self._opening[admission.circuit] = admission
+        self._deadlines.set(
+            admission,
+            now + self.policy.stop_timeout,
+            lambda _: self._stop_failed(admission, "the target did not answer in time"),
+        )
+
+    def _stop_answered(self, stop: StopStream, refusal: str | None) -> None:
+        admission = stop.admission
+        if admission is None or self._opening.get(admission.circuit) is not admission:
+            return
+        if refusal is not None:
+            self._stop_failed(admission, refusal)
+            return
+        del self._opening[admission.circuit]
+        self._deadlines.cancel(admission)
+        hop, source, target = admission.hop, admission.hop.stream, stop.stream
+        hop.admission = stop.admission = None
+        early = hop.accept(_limit(admission.duration, admission.data))
+        answered_with = stop.trailing_data()
+        now = source.session.connection.last_received
+        circuit = self.switch.join(admission.circuit, source, target, data_limit=admission.data, opened_at=now)
+        self.circuits[circuit.id] = circuit
+        for stream in (source, target):
+            stream.session.connection.owner.circuits += 1
+        self._tell(messages.CircuitOpened(circuit=circuit.id, forwarder=self.name))
+        if early:
+            self.switch.push(source, early)
+        if answered_with:
+            self.switch.push(target, answered_with)
+        if admission.duration and not circuit.reason:
+            now = target.session.connection.last_received
+            self._deadlines.set(circuit, now + admission.duration, lambda _: self._circuit_expired(circuit))
+
+    def _stop_failed(self, admission: Admission, reason: str) -> None:
+        if self._opening.pop(admission.circuit, None) is None:
+            return
+        self._deadlines.cancel(admission)
+        hop, stop = admission.hop, admission.stop
+        hop.admission = stop.admission = None
+        if not stop.stream.closed:
+            stop.stream.session.reset(stop.stream)
+        if not hop.stream.closed:
+            self._refuse(hop, Status.CONNECTION_FAILED, reason, 0)
+        self._failed(admission.circuit, Status.CONNECTION_FAILED, reason)
+
+    def _circuit_expired(self, circuit: Circuit) -> None:
+        self.switch.end(circuit, "time limit")
+        self._report_ended()
+
+    def _report_ended(self) -> None:
+        ended, self.switch.ended = self.switch.ended, []
+        for circuit in ended:
+            self._deadlines.cancel(circuit)
+            if self.circuits.pop(circuit.id, None) is None:
+                continue
+            for stream in (circuit.source, circuit.target):
+                stream.session.connection.owner.circuits -= 1
+            self._tell(
+                messages.CircuitEnded(
+                    circuit=circuit.id,
+                    forwarder=self.name,
+                    bytes_to_target=circuit.bytes_to_target,
+                    bytes_to_source=circuit.bytes_to_source,
+                    reason=circuit.reason,
+                )
+            )
+
+    def _failed(self, circuit: int, status: Status, reason: str) -> None:
+        self._tell(
+            messages.CircuitFailed(circuit=circuit, forwarder=self.name, status=int(status), reason=reason[:200])
+        )
+
+    # Connections over time.
+
+    def _watch(self, link: Link, now: float) -> None:
+        """Look at the connection again when the first of its deadlines may have come.
+
+        Receiving does not move the entry: :meth:`_look_at` finds the connection alive and sets the next one, so a
+        busy connection costs one look an interval.
+        """
+        idle = (now if link.idle_since is None else link.idle_since) + self.policy.idle_timeout
+        when = link.connection.next_deadline()
+        self._deadlines.set(link, idle if when is None else min(when, idle), lambda later: self._look_at(link, later))
+
+    def _look_at(self, link: Link, now: float) -> None:
+        connection = link.connection
+        connection.handle_deadline(now)
+        if connection.session.streams or link.reserved_until > now:
+            link.idle_since = None
+        elif connection.state is State.MULTIPLEXED:
+            if link.idle_since is None:
+                link.idle_since = now
+            elif now - link.idle_since >= self.policy.idle_timeout:
+                self.refusals["idle_timeout"] += 1
+                connection.close()
+        if connection.state is State.CLOSED:
+            connection.mark_dirty()
+        else:
+            self._watch(link, now)
+
+    # Reports.
+
+    def _report(self) -> messages.ForwarderReport:
+        reservations = tuple(
+            messages.HeldReservation(link.id, _peer(link).bytes, link.address, link.reserved_until)
+            for link in self.links.values()
+            if link.reserved_until and link.connection.peer is not None
+        )
+        circuits = tuple(
+            messages.HeldCircuit(
+                circuit=circuit.id,
+                source=_peer(circuit.source.session.connection.owner).bytes,
+                target=_peer(circuit.target.session.connection.owner).bytes,
+                source_connection=circuit.source.session.connection.owner.id,
+                target_connection=circuit.target.session.connection.owner.id,
+                opened_at=circuit.opened_at,
+                target_forwarder=self.name,
+            )
+            for circuit in self.circuits.values()
+        )
+        return messages.ForwarderReport(
+            forwarder=self.name, pid=self._pid, reservations=reservations, circuits=circuits
+        )
+
+    def _schedule_counters(self, now: float) -> None:
+        if self._reported is None:
+            self._reported = ()
+            self._deadlines.set("counters", now + COUNTERS_INTERVAL, self._count)
+
+    def _count(self, now: float) -> None:
+        """Report what changed; say nothing while nothing does."""
+        counters = messages.ForwarderCounters(
+            forwarder=self.name,
+            connections=len(self.links),
+            circuits=len(self.circuits),
+            bytes_forwarded=self.arena.bytes_switched,
+            refusals=dict(self.refusals),
+        )
+        if counters != self._reported:
+            self._reported = counters
+            self._tell(counters)
+        self._deadlines.set("counters", now + COUNTERS_INTERVAL, self._count)
+
+    def _tell(self, message: messages.RelayServerMessage) -> None:
+        self._sends.append(Send(self._relay_server, message))
+
+
+#: The multiaddr code of /p2p (multiaddr protocol table), as a varint.
+_P2P: Final = b"\xa5\x03"
+
+
+def _peer(link: Link) -> PeerId:
+    peer = link.connection.peer
+    if peer is None:
+        raise LocalProtocolError("the connection has not proved its peer yet")
+    return peer
+
+
+def _limit(duration: float, data: int) -> Limit | None:
+    """The limit as peers are told it; None (no field) when there is none."""
+    return Limit(duration=int(duration), data=data) if duration or data else None

@@ -1,0 +1,85 @@
+"""From the addresses that a person writes to those that sockets bind and peers dial."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import ifaddr
+from multiaddr import Multiaddr
+
+from protocol.addresses import encode_tcp
+
+Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class BindError(Exception):
+    """An address to listen on cannot be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class BindTarget:
+    """``optional``: a host without that IP version does without it."""
+
+    text: str
+    address: str
+    port: int
+    optional: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A multiaddr without /p2p, as text and in binary."""
+
+    text: str
+    binary: bytes
+
+
+def bind_targets(listen: Sequence[str]) -> list[BindTarget]:
+    """The IP and port of each /ip4|ip6/.../tcp/... to listen on (settings have checked their form).
+
+    [::] is optional beside another address: a host without IPv6 still relays.
+    """
+    targets = []
+    for text in listen:
+        address = Multiaddr(text)
+        version = "ip6" if text.startswith("/ip6/") else "ip4"
+        host = address.value_for_protocol(version)
+        port = address.value_for_protocol("tcp")
+        assert host is not None and port is not None
+        targets.append(BindTarget(text, host, int(port), optional=host == "::" and len(listen) > 1))
+    return targets
+
+
+def announced(announce: Sequence[str]) -> list[Address]:
+    """The addresses that the operator wants told, in place of those that are found."""
+    return [Address(text, Multiaddr(text).to_bytes()) for text in announce]
+
+
+def reachable(bound: Iterable[tuple[str, int]]) -> list[Address]:
+    """The addresses at which listening sockets are reached: each interface's for a wildcard.  Public ones first."""
+    found: list[tuple[int, Ip, int]] = []
+    for host, port in bound:
+        ip = ipaddress.ip_address(host.partition("%")[0])
+        for candidate in _interfaces(ip.version) if ip.is_unspecified else [ip]:
+            rank = 2 if candidate.is_loopback else 0 if candidate.is_global else 1
+            found.append((rank, candidate, port))
+    found.sort(key=lambda entry: entry[0])
+    return [_address(ip, port) for _, ip, port in dict.fromkeys(found)]
+
+
+def _interfaces(version: int) -> list[Ip]:
+    found: list[Ip] = []
+    for adapter in ifaddr.get_adapters():
+        for entry in adapter.ips:
+            text = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
+            ip = ipaddress.ip_address(text.partition("%")[0])
+            # A link-local address means nothing without the name of an interface on the other side.
+            if ip.version == version and not ip.is_link_local:
+                found.append(ip)
+    return found
+
+
+def _address(ip: Ip, port: int) -> Address:
+    return Address(f"/ip{ip.version}/{ip}/tcp/{port}", encode_tcp(ip, port))

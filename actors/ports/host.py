@@ -1,0 +1,389 @@
+"""The sockets of one forwarder: accept, receive into the arena, write from it.
+
+Sockets are non-blocking and watched with the loop's ``add_reader`` and ``add_writer``; there is no transport between
+them and the arena, so nothing is queued where it is neither seen nor bounded, and a connection is at every moment
+plain data and a file descriptor.
+
+A turn is: something became readable (or a message or a deadline came); the forwarder acts; credit is settled; what is
+to be written is written, straight from the arena; what a socket does not take is copied to that socket's backlog, and
+until it drains the senders whose bytes go there get no more credit.
+
+Cost of a turn that moves bytes: two system calls and about 10 us beside the ciphers (tests/benchmarks).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import os
+import resource
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from actors.actor import Send
+from actors.circuit_forwarder import CircuitForwarder, Link
+from protocol.addresses import encode_tcp
+from protocol.connection import Connection, State
+
+log = logging.getLogger(__name__)
+
+#: A backlog up to this size is ordinary scheduling; above it the receiver is slower than its senders.
+LOW_WATER: Final = 64 * 1024
+
+#: Connections taken in one turn, so that a burst of arrivals does not hold up traffic.
+ACCEPT_BATCH: Final = 32
+
+#: Pause after the system refused to give another file descriptor.
+ACCEPT_PAUSE: Final = 1.0
+
+#: Seconds that a closed connection has to take its last bytes.
+CLOSE_GRACE: Final = 2.0
+
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class HostPolicy:
+    """``max_backlog``: bytes unsent to one peer before it is given up.  ``reserved_files``: descriptors kept free
+    for everything that is not a connection.  ``listen_backlog``: connections the kernel holds for us."""
+
+    max_backlog: int = 64 * 1024 * 1024
+    reserved_files: int = 64
+    listen_backlog: int = 1024
+
+
+class Endpoint:
+    """One socket and what it did not take yet."""
+
+    __slots__ = ("backlog", "backlog_size", "closing", "connection", "descriptor", "link", "sock")
+
+    def __init__(self, sock: socket.socket, link: Link) -> None:
+        self.sock = sock
+        self.descriptor = sock.fileno()
+        self.link = link
+        self.connection: Connection = link.connection
+        self.backlog: deque[memoryview] | None = None
+        self.backlog_size = 0
+        self.closing = False
+
+
+class Host:
+    """Runs a forwarder on real sockets.
+
+    ``post``: hands a message to its receiver.  ``wake``: the forwarder's deadlines may have changed.  ``now``: the
+    runtime's clock.
+    """
+
+    def __init__(
+        self,
+        policy: HostPolicy,
+        *,
+        post: Callable[[Send], None],
+        wake: Callable[[], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._policy = policy
+        self._post = post
+        self._wake = wake
+        self._now = now
+        self._loop = asyncio.get_running_loop()
+        self._forwarder: CircuitForwarder | None = None
+        self._endpoints: dict[Link, Endpoint] = {}
+        self._listeners: list[socket.socket] = []
+        self._max_connections = _raise_open_files() - policy.reserved_files
+        self._refused_files = 0
+
+    # Life.
+
+    def attach(self, forwarder: CircuitForwarder) -> None:
+        """Run ``forwarder``, in place of one that failed: that one's connections are closed, for nobody owns them."""
+        for endpoint in list(self._endpoints.values()):
+            self._close_socket(endpoint)
+        self._forwarder = forwarder
+
+    def listen(self, address: str, port: int, *, reuse_port: bool = False) -> tuple[str, int]:
+        """Listen on an IP address and TCP port (0: any); returns what was bound.  OSError when it cannot be had."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                # /ip4 and /ip6 are asked for one by one, so [::] must not take the IPv4 port too.
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address, port))
+            sock.listen(self._policy.listen_backlog)
+        except OSError:
+            sock.close()
+            raise
+        self._listeners.append(sock)
+        self._loop.add_reader(sock, self._acceptable, sock)
+        bound = sock.getsockname()
+        return bound[0], bound[1]
+
+    async def close(self, grace: float) -> None:
+        """Accept no more, say good-bye to every peer, and end within ``grace`` seconds."""
+        for sock in self._listeners:
+            self._loop.remove_reader(sock)
+            sock.close()
+        self._listeners.clear()
+        forwarder = self._forwarder
+        if forwarder is None:
+            return
+        forwarder.close_all()
+        self.end_turn()
+        end = self._loop.time() + grace
+        while self._endpoints and (left := end - self._loop.time()) > 0:
+            # Every socket that still has something to write is being watched; there is no event for "all done".
+            await asyncio.sleep(min(0.02, left))
+        for endpoint in list(self._endpoints.values()):
+            self._close_socket(endpoint)
+
+    # Turns.
+
+    def end_turn(self) -> None:
+        """Settle credit, write what is to be written, post what is to be sent.  After every turn of the forwarder."""
+        forwarder = self._forwarder
+        if forwarder is None:
+            return
+        arena = forwarder.arena
+        while True:
+            dirty, arena.dirty = arena.dirty, []
+            for connection in dirty:
+                link = connection.owner
+                endpoint = self._endpoints.get(link) if isinstance(link, Link) else None
+                if endpoint is None:
+                    connection.take_output()
+                else:
+                    self._write(endpoint)
+            # Credit is given when bytes have left: only then is it known whose socket is full.
+            forwarder.settle()
+            if not arena.dirty:
+                break
+        arena.reset()
+        for send in forwarder.take_sends():
+            self._post(send)
+
+    def _acceptable(self, listener: socket.socket) -> None:
+        forwarder = self._forwarder
+        if forwarder is None:
+            return
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, remote = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    log.error("cannot accept: %s; pausing %g s (raise the limit of open files)", error, ACCEPT_PAUSE)
+                    self._loop.remove_reader(listener)
+                    self._loop.call_later(ACCEPT_PAUSE, self._accept_again, listener)
+                    break
+                continue  # the connection went away before it was accepted
+            self._accept(forwarder, sock, remote)
+        self.end_turn()
+        self._wake()
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            self._loop.add_reader(listener, self._acceptable, listener)
+
+    def _accept(self, forwarder: CircuitForwarder, sock: socket.socket, remote: tuple[str, int]) -> None:
+        now = self._now()
+        address, port = remote[0].partition("%")[0], remote[1]
+        if len(self._endpoints) >= self._max_connections:
+            self._refused_files += 1
+            refused = "open files"
+        else:
+            refused = forwarder.admit(address, now)
+        if refused:
+            # Reset instead of closing in order, so that a flood leaves no socket waiting in the kernel.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            sock.close()
+            log.debug("connection refused: %s", refused)
+            return
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        local = sock.getsockname()
+        link = forwarder.accept(
+            address,
+            encode_tcp(ipaddress.ip_address(address), port),
+            encode_tcp(ipaddress.ip_address(local[0].partition("%")[0]), local[1]),
+            now,
+        )
+        endpoint = Endpoint(sock, link)
+        self._endpoints[link] = endpoint
+        self._loop.add_reader(sock, self._readable, endpoint)
+
+    def _readable(self, endpoint: Endpoint) -> None:
+        connection = endpoint.connection
+        forwarder = self._forwarder
+        if forwarder is None or connection.state is State.CLOSED:
+            self._discard(endpoint)
+            return
+        try:
+            size = endpoint.sock.recv_into(connection.receive_buffer())
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lost(endpoint, f"connection lost: {error.strerror}")
+            return
+        if size == 0:
+            connection.receive_eof()
+            self._lost(endpoint, "connection closed by the peer")
+            return
+        now = self._now()
+        try:
+            connection.buffer_filled(size, now)
+            if connection.session.events or connection.events or connection.error or forwarder.switch.ended:
+                forwarder.received(endpoint.link, now)
+                self._wake()
+            self.end_turn()
+        except Exception:
+            # A fault of ours, met by what this peer sent: it must cost this connection and no other.
+            log.exception("a connection is closed because handling its bytes failed")
+            self._lost(endpoint, "internal error")
+
+    def _discard(self, endpoint: Endpoint) -> None:
+        """A closed connection is read only to see its end."""
+        try:
+            if endpoint.sock.recv(65536):
+                return
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            pass
+        self._lost(endpoint, "closed")
+
+    def _write(self, endpoint: Endpoint) -> None:
+        connection = endpoint.connection
+        views = connection.take_output()
+        if endpoint.backlog is not None:
+            for view in views:
+                self._keep(endpoint, view)
+        else:
+            sock = endpoint.sock
+            for index, view in enumerate(views):
+                try:
+                    sent = sock.send(view)
+                except (BlockingIOError, InterruptedError):
+                    sent = 0
+                except OSError as error:
+                    self._lost_later(endpoint, f"connection lost: {error.strerror}")
+                    return
+                if sent < len(view):
+                    self._keep(endpoint, view[sent:])
+                    for rest in views[index + 1 :]:
+                        self._keep(endpoint, rest)
+                    self._loop.add_writer(endpoint.descriptor, self._writable, endpoint)
+                    break
+        if endpoint.backlog_size > self._policy.max_backlog:
+            self._lost_later(endpoint, f"the peer left {endpoint.backlog_size} bytes unread (max_backlog)")
+        elif connection.state is State.CLOSED:
+            self._close_when_written(endpoint)
+
+    def _keep(self, endpoint: Endpoint, view: memoryview) -> None:
+        """Copy what the socket did not take: the arena is needed for the next turn."""
+        if endpoint.backlog is None:
+            endpoint.backlog = deque()
+        endpoint.backlog.append(memoryview(bytes(view)))
+        endpoint.backlog_size += len(view)
+        endpoint.connection.blocked = endpoint.backlog_size > LOW_WATER
+
+    def _writable(self, endpoint: Endpoint) -> None:
+        backlog = endpoint.backlog
+        while backlog:
+            view = backlog[0]
+            try:
+                sent = endpoint.sock.send(view)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._lost(endpoint, f"connection lost: {error.strerror}")
+                return
+            endpoint.backlog_size -= sent
+            if sent < len(view):
+                backlog[0] = view[sent:]
+                break
+            backlog.popleft()
+        connection = endpoint.connection
+        if not backlog:
+            endpoint.backlog = None
+            self._loop.remove_writer(endpoint.descriptor)
+            if connection.state is State.CLOSED:
+                self._close_when_written(endpoint)
+                return
+        if connection.blocked and endpoint.backlog_size <= LOW_WATER:
+            connection.blocked = False
+            if self._forwarder is not None:
+                self._forwarder.drained(endpoint.link)
+            self._wake()
+            self.end_turn()
+
+    # Ends.
+
+    def _close_when_written(self, endpoint: Endpoint) -> None:
+        """The connection is over for us.  Its last bytes leave, then the socket is closed."""
+        if not endpoint.closing:
+            endpoint.closing = True
+            if self._forwarder is not None:
+                self._forwarder.lost(endpoint.link, "connection closed")
+            self._loop.call_later(CLOSE_GRACE, self._close_socket, endpoint)
+        if endpoint.backlog is None:
+            self._close_socket(endpoint)
+
+    def _lost_later(self, endpoint: Endpoint, reason: str) -> None:
+        """As :meth:`_lost`, but not from within the turn that found it out: others may be writing."""
+        endpoint.connection.state = State.CLOSED
+        self._loop.call_soon(self._lost, endpoint, reason)
+
+    def _lost(self, endpoint: Endpoint, reason: str) -> None:
+        if self._endpoints.get(endpoint.link) is not endpoint:
+            return
+        self._close_socket(endpoint)
+        if self._forwarder is not None and not endpoint.closing:
+            self._forwarder.lost(endpoint.link, reason)
+            self._wake()
+        self.end_turn()
+
+    def _close_socket(self, endpoint: Endpoint) -> None:
+        if self._endpoints.pop(endpoint.link, None) is None:
+            return
+        self._loop.remove_reader(endpoint.descriptor)
+        if endpoint.backlog is not None:
+            self._loop.remove_writer(endpoint.descriptor)
+            endpoint.backlog = None
+        endpoint.connection.state = State.CLOSED
+        endpoint.sock.close()
+
+
+def wall_clock() -> Callable[[], float]:
+    """Seconds since the epoch that never go back: the wall clock read once, a monotonic one from there."""
+    anchor = time.time() - time.monotonic()
+    return lambda: anchor + time.monotonic()
+
+
+def random_bytes(size: int) -> bytes:
+    return os.urandom(size)
+
+
+def _raise_open_files() -> int:
+    """Take as many file descriptors as the system allows this process; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, 1 << 20)
+    if soft < hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return soft
+    return hard

@@ -1,0 +1,85 @@
+"""The identity key on disk.
+
+It is what peers know this relay by, so it is never replaced: a file that is missing where others are, that somebody
+else could have written or read, or that is damaged, is an error that says what to do.  Only an empty data folder gets
+a new key.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from protocol.errors import LocalProtocolError
+from protocol.identity import Identity
+
+FILE: Final = "identity.key"
+
+#: Bytes of a key file: an Ed25519 private key's protobuf is 68.
+MAX_FILE: Final = 1024
+
+
+class IdentityError(Exception):
+    """The identity cannot be used: the message says why and what to do."""
+
+
+def load_or_create_identity(data_dir: Path) -> Identity:
+    """The identity in ``data_dir``; a new one when the folder does not exist or is empty.  IdentityError."""
+    path = data_dir / FILE
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists() or path.is_symlink():
+            return _load(path)
+        others = [entry.name for entry in data_dir.iterdir() if not entry.name.startswith(f".{FILE}")]
+        if others:
+            raise IdentityError(
+                f"{path} is missing, but {data_dir} holds {', '.join(sorted(others)[:3])}: restore the key from a "
+                f"backup, or choose an empty --data-dir for a new identity"
+            )
+        return _create(path)
+    except OSError as error:
+        raise IdentityError(f"data_dir = {data_dir}: {error.strerror or error}; choose another with --data-dir") from error
+
+
+def _load(path: Path) -> Identity:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as file:
+        info = os.fstat(file.fileno())
+        if not stat.S_ISREG(info.st_mode):
+            raise IdentityError(f"{path} is not a regular file")
+        if info.st_uid != os.geteuid():
+            raise IdentityError(f"{path} belongs to user {info.st_uid}, not to this one ({os.geteuid()}): chown it")
+        if info.st_mode & 0o077:
+            raise IdentityError(f"{path} can be read or written by others (mode {info.st_mode & 0o777:o}): chmod 600 it")
+        data = file.read(MAX_FILE + 1)
+    try:
+        return Identity.decode(data)
+    except LocalProtocolError as error:
+        raise IdentityError(f"{path} is damaged ({error}): restore it from a backup, or move it away") from error
+
+
+def _create(path: Path) -> Identity:
+    identity = Identity.from_seed(os.urandom(32))
+    # Written whole or not at all: a crash leaves either no key or this one.
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{FILE}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(identity.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return _load(path)  # another node started at the same moment: its key is the one
+    finally:
+        os.unlink(temporary)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return identity

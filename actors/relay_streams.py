@@ -1,0 +1,153 @@
+"""The two streams of a circuit while it is being made: HOP from the dialler, STOP to the target.
+
+Each owns its wire machine and turns its events into a call to the forwarder.  Once joined, the switch has the streams
+and these objects are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from actors.inbound_streams import QuietOwner
+from protocol import relay_hop, relay_stop
+from protocol.errors import RemoteProtocolError
+from protocol.identity import PeerId
+from protocol.multistream import Dialer, Negotiated
+from protocol.relay_hop import ConnectRequested, HopServer, Limit, ReserveRequested, Status
+from protocol.relay_stop import CircuitAccepted, CircuitRefused, StopClient
+from protocol.yamux import Stream
+
+
+@dataclass(eq=False, slots=True)
+class Admission:
+    """A circuit that RelayServer admitted and whose target has not answered yet.  ``duration`` s, ``data`` bytes."""
+
+    circuit: int
+    hop: HopStream
+    stop: StopStream
+    duration: float
+    data: int
+
+
+class HopStream(QuietOwner):
+    """One request of a peer.  ``asked``: it is complete (``target`` None: RESERVE).  ``gone``: the peer gave up."""
+
+    __slots__ = ("_asked", "_gone", "_machine", "admission", "request_id", "target")
+
+    def __init__(
+        self, stream: Stream, asked: Callable[[HopStream], None], gone: Callable[[HopStream], None]
+    ) -> None:
+        super().__init__(stream)
+        self._machine = HopServer()
+        self._asked = asked
+        self._gone = gone
+        self.request_id = 0
+        self.target: PeerId | None = None
+        self.admission: Admission | None = None
+
+    def data_received(self, data: bytes) -> None:
+        self._machine.receive_data(data)
+        try:
+            event = self._machine.next_event()
+        except RemoteProtocolError:
+            # The machine has written the status that says so.  A reset would overtake it: the stream is finished,
+            # and its deadline ends it if the peer does not.
+            self._flush()
+            self.stream.session.finish(self.stream)
+            self.stream.owner = QuietOwner(self.stream)
+            return
+        match event:
+            case ReserveRequested():
+                self._asked(self)
+            case ConnectRequested(peer=peer):
+                self.target = peer
+                self._asked(self)
+            case None:
+                pass
+
+    def finished(self) -> None:
+        # A dialler may close its side while it waits; the answer still reaches it.  One that closes before it
+        # asked for anything will never be answered.
+        if not self.request_id:
+            self.stream.session.reset(self.stream)
+
+    def was_reset(self) -> None:
+        self._gone(self)
+
+    def grant(self, expires_at: int, addresses: Sequence[bytes], voucher: bytes, limit: Limit | None) -> None:
+        self._machine.grant_reservation(expires_at, addresses, voucher, limit)
+        self._flush()
+        self.stream.session.finish(self.stream)
+
+    def refuse(self, status: Status, reason: str, retry_after: int) -> None:
+        self._machine.refuse(status, reason, retry_after)
+        self._flush()
+        self.stream.session.finish(self.stream)
+
+    def accept(self, limit: Limit | None) -> bytes:
+        """Answer CONNECT with OK; returns what the dialler sent behind its request."""
+        self._machine.accept_connect(limit)
+        self._flush()
+        return self._machine.trailing_data()
+
+    def _flush(self) -> None:
+        output = self._machine.data_to_send()
+        if output and not self.stream.closed:
+            self.stream.session.send(self.stream, output)
+
+
+class StopStream(QuietOwner):
+    """Our request to the target.  ``answered(stop, refusal)``: refusal None when it accepted, else why not."""
+
+    __slots__ = ("_answered", "_machine", "_negotiation", "admission")
+
+    def __init__(
+        self,
+        stream: Stream,
+        source: PeerId,
+        limit: Limit | None,
+        answered: Callable[[StopStream, str | None], None],
+    ) -> None:
+        super().__init__(stream)
+        stream.owner = self
+        self.admission: Admission | None = None
+        self._answered = answered
+        self._negotiation: Dialer | None = Dialer((relay_stop.PROTOCOL,))
+        self._machine = StopClient(source, limit)
+        # One write: a target with a reservation speaks STOP, so its consent is not awaited before asking.
+        stream.session.send(stream, self._negotiation.data_to_send() + self._machine.data_to_send())
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            negotiation = self._negotiation
+            if negotiation is not None:
+                negotiation.receive_data(data)
+                agreed = negotiation.next_event()
+                if agreed is None:
+                    return
+                if not isinstance(agreed, Negotiated):
+                    self._answered(self, "the target does not speak the STOP protocol")
+                    return
+                self._negotiation = None
+                data = negotiation.trailing_data()
+            self._machine.receive_data(data)
+            match self._machine.next_event():
+                case CircuitAccepted():
+                    self._answered(self, None)
+                case CircuitRefused(status=status, reason=reason):
+                    self._answered(self, f"the target refused: {reason or status}")
+                case None:
+                    pass
+        except RemoteProtocolError as error:
+            self._answered(self, f"the target broke the protocol: {error}")
+            raise
+
+    def finished(self) -> None:
+        self._answered(self, "the target closed the stream")
+
+    def was_reset(self) -> None:
+        self._answered(self, "the target reset the stream")
+
+    def trailing_data(self) -> bytes:
+        return self._machine.trailing_data()

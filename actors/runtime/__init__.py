@@ -1,0 +1,1 @@
+"""Who delivers messages: one process (local), or many."""

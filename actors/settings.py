@@ -1,0 +1,214 @@
+"""The settings of a node, from file, environment and flags, in that order: the later one wins.
+
+    $XDG_CONFIG_HOME/descord-relay/config.toml    circuit_data = 1048576
+    DESCORD_RELAY_CIRCUIT_DATA=1048576
+    --circuit-data 1048576
+
+What is wrong is refused at start, with the setting's name, the value, and what is allowed.  The settings themselves are
+in actors/settings_table.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from actors.settings_table import ROWS, TABLE, Row
+
+NAME: Final = "descord-relay"
+PREFIX: Final = "DESCORD_RELAY_"
+
+_TRUE: Final = frozenset({"on", "true", "yes", "1"})
+_FALSE: Final = frozenset({"off", "false", "no", "0"})
+
+
+class SettingsError(Exception):
+    """A setting is wrong: the message says which, its value, and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One attribute for each row of the table; ``origin``: where each value came from."""
+
+    listen: tuple[str, ...]
+    announce: tuple[str, ...]
+    data_dir: Path
+    log_level: str
+    json: bool
+    status_interval: float
+    shutdown_grace: float
+    circuit_data: int
+    circuit_duration: float
+    circuit_window: int
+    reservation_duration: float
+    max_reservations: int
+    max_reservations_per_ip: int
+    max_reservations_per_group: int
+    max_circuits: int
+    max_circuits_per_peer: int
+    max_connections: int
+    max_connections_per_ip: int
+    max_inbound_streams: int
+    max_unacked_streams: int
+    max_frame: int
+    max_backlog: int
+    max_open_files_reserve: int
+    handshake_timeout: float
+    idle_timeout: float
+    stream_timeout: float
+    stop_timeout: float
+    keepalive_interval: float
+    keepalive_timeout: float
+    rate_limits: bool
+    connection_rate_per_ip: float
+    reserve_rate_per_peer: float
+    reserve_rate_per_ip: float
+    connect_rate_per_peer: float
+    connect_rate_per_ip: float
+    ping_rate_per_connection: float
+    stream_rate_per_connection: float
+    serve_perf: bool
+    mailbox_capacity: int
+    max_restarts: int
+    restart_window: float
+    origin: Mapping[str, str]
+    print_settings: bool
+
+
+def load_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The settings; SettingsError when one is wrong.  ``--help`` and unknown flags end the program (argparse)."""
+    arguments = _parser().parse_args(argv)
+    config = Path(arguments.config) if arguments.config else _folder(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
+    values: dict[str, Any] = {row.name: row.default for row in TABLE}
+    origin = {row.name: "default" for row in TABLE}
+    sources = (
+        (f"file {config}", _from_file(config, required=bool(arguments.config))),
+        ("environment", _from_environment(environ)),
+        ("flag", {row.name: given for row in TABLE if (given := getattr(arguments, row.name)) is not None}),
+    )
+    for source, given in sources:
+        for name, value in given.items():
+            values[name] = _convert(ROWS[name], value, source)
+            origin[name] = source
+    data_dir = Path(values["data_dir"]) if values["data_dir"] else _folder(environ, "XDG_STATE_HOME", ".local/state")
+    values["data_dir"] = data_dir.expanduser()
+    for name in ("listen", "announce"):
+        values[name] = tuple(values[name])
+    if not values["listen"]:
+        raise SettingsError("listen is empty: a relay listens on at least one address")
+    return Settings(**values, origin=origin, print_settings=arguments.print_settings)
+
+
+def print_settings(settings: Settings) -> None:
+    """Each setting with its value, unit and origin, a line each."""
+    shown = [field.name for field in fields(settings) if field.name in ROWS]
+    width = max(map(len, shown))
+    for name in shown:
+        value = getattr(settings, name)
+        text = ("on" if value else "off") if isinstance(value, bool) else value
+        if isinstance(value, tuple):
+            text = ", ".join(value) or "none"
+        unit = ROWS[name].unit
+        print(f"{name:<{width}}  {text}{' ' + unit if unit else ''}  ({settings.origin[name]})")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m actors.node",
+        description="A libp2p circuit relay: peers that cannot connect directly meet here, and it sees sealed bytes.",
+        epilog=f"Each flag is also a key of the settings file and an environment variable, {PREFIX}NAME.",
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"settings file (default: {NAME}/config.toml in the config folder)")
+    parser.add_argument("--print-settings", action="store_true", help="show each setting with value, unit and origin, and end")
+    for row in TABLE:
+        flag = "--" + row.name.replace("_", "-")
+        text = row.reason.replace("%", "%%")
+        shown = "on" if row.default is True else "off" if row.default is False else row.default
+        if row.kind != "addresses" and shown not in ("", []):
+            text += f" Default: {shown}{' ' + row.unit if row.unit else ''}."
+        if row.kind == "bool":
+            parser.add_argument(flag, nargs="?", const="on", metavar="on|off", help=text)
+        elif row.kind == "addresses":
+            parser.add_argument(flag, action="append", metavar="MULTIADDR", help=text + " Repeatable.")
+        else:
+            parser.add_argument(flag, metavar=(row.unit or row.kind).split()[0].upper(), help=text)
+    return parser
+
+
+def _folder(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
+    root = environ.get(variable)
+    return (Path(root) if root else Path(environ.get("HOME", "~")).expanduser() / fallback) / NAME
+
+
+def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(f"config = {path}: there is no such file") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"config = {path}: {error}") from error
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"config = {path}: not TOML: {error}") from error
+    for name in given:
+        if name not in ROWS:
+            raise SettingsError(f"{path}: there is no setting {name}{_nearest(name)}")
+    return given
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in ROWS:
+            raise SettingsError(f"{variable}: there is no setting {name}{_nearest(name)}")
+        given[name] = value.split(",") if ROWS[name].kind == "addresses" and value else value or []
+    return {name: value for name, value in given.items() if value != []}
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, ROWS, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _convert(row: Row, value: Any, source: str) -> Any:
+    def wrong(detail: str = "") -> SettingsError:
+        return SettingsError(f"{row.name} = {value!r} ({source}): {detail or 'allowed is ' + row.allowed}")
+
+    converted = value
+    if row.kind == "bool":
+        if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+            converted = value.lower() in _TRUE
+        elif not isinstance(value, bool):
+            raise wrong()
+    elif row.kind in ("int", "float"):
+        try:
+            if isinstance(value, bool):
+                raise wrong()
+            converted = int(str(value).replace("_", "")) if row.kind == "int" else float(value)
+        except (TypeError, ValueError):
+            raise wrong() from None
+        if not row.least <= converted <= row.most:
+            raise wrong()
+    elif row.kind == "addresses":
+        if isinstance(value, str):
+            converted = [value]
+        if not isinstance(converted, list) or not all(isinstance(text, str) for text in converted):
+            raise wrong()
+    elif not isinstance(value, str):
+        raise wrong()
+    if row.choices and converted not in row.choices:
+        raise wrong()
+    if row.check is not None and (detail := row.check(converted)) is not None:
+        raise wrong(detail)
+    return converted

@@ -1,0 +1,169 @@
+"""Every setting of a node: its name, what it may be, its default, and why.
+
+A row here is a flag ``--name``, an environment variable ``DESCORD_RELAY_NAME``, a key of the settings file and an
+attribute of :class:`actors.settings.Settings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+UNBOUNDED: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``kind``: bool, int, float, str, path or addresses.  ``unit``: of the value.  ``least``, ``most``: inclusive."""
+
+    name: str
+    kind: str
+    unit: str
+    default: Any
+    reason: str
+    least: float = 0
+    most: float = UNBOUNDED
+    choices: tuple[str, ...] = ()
+    check: Callable[[Any], str | None] | None = None
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, for a person."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.kind == "bool":
+            return "on or off"
+        if self.kind == "addresses":
+            return "multiaddrs, for example /ip4/0.0.0.0/tcp/4001"
+        if self.kind in ("str", "path"):
+            return "text" if self.kind == "str" else "a path"
+        number = "a whole number" if self.kind == "int" else "a number"
+        if self.most == UNBOUNDED:
+            return f"{number} of at least {self.least:g}"
+        return f"{number} from {self.least:g} to {self.most:g}"
+
+
+def _listen_form(addresses: list[str]) -> str | None:
+    from multiaddr import Multiaddr
+
+    for text in addresses:
+        try:
+            names = [protocol.name for protocol in Multiaddr(text).protocols()]
+        except Exception:  # multiaddr raises many types for one thing: it is no multiaddr
+            return f"{text} is no multiaddr"
+        if names not in (["ip4", "tcp"], ["ip6", "tcp"]):
+            return f"{text} is not of the form /ip4/ADDRESS/tcp/PORT or /ip6/ADDRESS/tcp/PORT"
+    return None
+
+
+def _announce_form(addresses: list[str]) -> str | None:
+    from multiaddr import Multiaddr
+
+    for text in addresses:
+        try:
+            names = [protocol.name for protocol in Multiaddr(text).protocols()]
+        except Exception:
+            return f"{text} is no multiaddr"
+        if not names or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6", "dnsaddr") or "p2p" in names:
+            return f"{text} must begin with an IP address or a name, and has no /p2p: that is added"
+    return None
+
+
+KIB: Final = 1024
+MIB: Final = 1024 * 1024
+
+TABLE: Final[tuple[Row, ...]] = (
+    Row("listen", "addresses", "", ["/ip4/0.0.0.0/tcp/4001", "/ip6/::/tcp/4001"],
+        "Where peers connect. 4001 is the port that libp2p nodes use and that people have opened; 0 takes any.",
+        check=_listen_form),
+    Row("announce", "addresses", "", [],
+        "Addresses to tell peers in place of those of the interfaces: for a host behind NAT, or with a name.",
+        check=_announce_form),
+    Row("data_dir", "path", "", "",
+        "Where the identity key is kept. Empty: descord-relay in the user's state folder."),
+    Row("log_level", "str", "", "info", "How much is logged to stderr.",
+        choices=("debug", "info", "warning", "error")),
+    Row("json", "bool", "", False, "One JSON object a line on stdout, for programs that start a node."),
+    Row("status_interval", "float", "s", 60.0,
+        "Time between two lines that say what the node is doing; 0: none.", most=86_400),
+    Row("shutdown_grace", "float", "s", 1.5,
+        "Time that peers have to take the last bytes when the node stops; it ends within 2 s.", most=60),
+
+    Row("circuit_data", "int", "bytes each way", 0,
+        "What a circuit may carry; 0: unlimited. Fairness is kept by rates and counts, which end no transfer midway, "
+        "as the 128 KiB of other relays does."),
+    Row("circuit_duration", "float", "s", 0.0,
+        "How long a circuit may last; 0: unlimited. An idle circuit costs a few hundred bytes.",
+        most=0xFFFFFFFF),
+    Row("circuit_window", "int", "bytes", MIB,
+        "Most bytes that a sender may have under way on a circuit: what a stalled receiver costs. 1 MiB keeps "
+        "100 Mbit/s over a round trip of 80 ms.", least=256 * KIB, most=64 * MIB),
+    Row("reservation_duration", "float", "s", 3600.0,
+        "How long a reservation lasts unless it is refreshed. One hour is what go- and rust-libp2p grant, so that "
+        "clients refresh in time.", least=60, most=604_800),
+
+    Row("max_reservations", "int", "", 1024,
+        "Peers that can be reached through this relay. A reservation costs about 20 KiB of memory.", least=1,
+        most=1_000_000),
+    Row("max_reservations_per_ip", "int", "", 16,
+        "Reservations of one address: a household or an office behind one NAT.", least=1, most=1_000_000),
+    Row("max_reservations_per_group", "int", "", 128,
+        "Reservations of one /24 (IPv4) or /56 (IPv6): an eighth of all, so that no one network takes the relay.",
+        least=1, most=1_000_000),
+    Row("max_circuits", "int", "", 2048, "Circuits at a time.", least=1, most=1_000_000),
+    Row("max_circuits_per_peer", "int", "", 128,
+        "Circuits of one peer, as dialler or target: a popular service has many diallers.", least=1,
+        most=1_000_000),
+    Row("max_connections", "int", "", 4096,
+        "TCP connections at a time. A peer that sends the start of a message and waits costs at most 64 KiB.",
+        least=2, most=1_000_000),
+    Row("max_connections_per_ip", "int", "", 64, "TCP connections of one address.", least=1, most=1_000_000),
+    Row("max_inbound_streams", "int", "", 512,
+        "Streams that a peer may hold open on one connection, circuits included.", least=4, most=65_536),
+    Row("max_unacked_streams", "int", "", 256,
+        "Streams of ours that may wait for a peer's acknowledgement (yamux: at most 256).", least=1, most=256),
+    Row("max_frame", "int", "bytes", 16 * MIB,
+        "Body of a yamux frame; the stream's window bounds it before that.", least=64 * KIB, most=256 * MIB),
+    Row("max_backlog", "int", "bytes", 64 * MIB,
+        "Unsent bytes to one peer at which it is given up. Credit holds it far below; this is the last bound.",
+        least=MIB),
+    Row("max_open_files_reserve", "int", "files", 64,
+        "File descriptors that are kept for everything but connections.", least=8, most=65_536),
+
+    Row("handshake_timeout", "float", "s", 10.0,
+        "From accepting a connection until its peer has proved who it is.", least=0.1, most=600),
+    Row("idle_timeout", "float", "s", 60.0,
+        "A connection without stream, reservation or circuit is closed after this.", least=1, most=86_400),
+    Row("stream_timeout", "float", "s", 30.0,
+        "From opening a stream until its request is complete and answered.", least=0.1, most=600),
+    Row("stop_timeout", "float", "s", 15.0,
+        "Time that the target of a circuit has to accept it.", least=0.1, most=600),
+    Row("keepalive_interval", "float", "s", 60.0,
+        "Silence after which a peer is pinged; home routers forget a connection after a few minutes. 0: never.",
+        most=86_400),
+    Row("keepalive_timeout", "float", "s", 20.0,
+        "Silence after that ping at which the peer counts as gone.", least=1, most=86_400),
+
+    Row("rate_limits", "bool", "", True,
+        "Whether the rates below hold. Off for tests, benchmarks and private networks."),
+    Row("connection_rate_per_ip", "float", "a minute", 240.0, "New connections of one address.", least=1),
+    Row("reserve_rate_per_peer", "float", "a minute", 30.0, "Requests to reserve, of one peer.", least=1),
+    Row("reserve_rate_per_ip", "float", "a minute", 240.0, "Requests to reserve, of one address.", least=1),
+    Row("connect_rate_per_peer", "float", "a minute", 600.0, "Requests for a circuit, of one peer.", least=1),
+    Row("connect_rate_per_ip", "float", "a minute", 2400.0, "Requests for a circuit, of one address.", least=1),
+    Row("ping_rate_per_connection", "float", "a second", 20.0,
+        "Yamux pings of one connection; other implementations send one in 10 s or fewer.", least=1),
+    Row("stream_rate_per_connection", "float", "a second", 200.0,
+        "New streams of one connection, whatever becomes of them.", least=1),
+
+    Row("serve_perf", "bool", "", False,
+        "Answer /perf/1.0.0: anybody may then have the node send bytes, to measure it."),
+    Row("mailbox_capacity", "int", "messages", 100_000,
+        "Messages that may wait for one actor: more than all peers can have asked at once.", least=100),
+    Row("max_restarts", "int", "", 10,
+        "Failures of one actor within restart_window that are borne; then the node ends.", most=10_000),
+    Row("restart_window", "float", "s", 60.0, "See max_restarts.", least=1, most=86_400),
+)  # fmt: skip
+
+ROWS: Final[dict[str, Row]] = {row.name: row for row in TABLE}

@@ -1,0 +1,24 @@
+"""Binary multiaddrs of the one kind that a TCP relay makes by the thousand.
+
+Text, names and every other kind are the multiaddr package's; this is the short way for an accepted connection.
+
+Source: https://github.com/multiformats/multiaddr (protocols.csv: ip4 4, tcp 6, ip6 41).
+"""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, IPv6Address
+
+_ip4_tcp = struct.Struct(">B4sBH").pack
+_ip6_tcp = struct.Struct(">B16sBH").pack
+
+
+def encode_tcp(address: IPv4Address | IPv6Address, port: int) -> bytes:
+    """``/ip4/ADDRESS/tcp/PORT`` or ``/ip6/...``; an IPv4 address mapped into IPv6 is written as what it is."""
+    if isinstance(address, IPv6Address):
+        mapped = address.ipv4_mapped
+        if mapped is None:
+            return _ip6_tcp(41, address.packed, 6, port)
+        address = mapped
+    return _ip4_tcp(4, address.packed, 6, port)

@@ -1,0 +1,106 @@
+"""Identify: each peer says who it is, where it listens, what it speaks, and where it sees the other.
+
+The answer is one protobuf behind its length, and the stream ends.  The same message, unasked, is a push.
+
+Source: https://github.com/libp2p/specs/blob/master/identify/README.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from protocol.errors import RemoteProtocolError
+from protocol.machine import Machine
+from protocol.proto import identify_pb2
+from protocol.wire import FrameReader, frame
+
+PROTOCOL: Final = "/ipfs/id/1.0.0"
+PUSH_PROTOCOL: Final = "/ipfs/id/push/1.0.0"
+
+#: What is sent: some implementations read no more.
+MAX_SENT: Final = 4096
+
+#: What is taken: a signed peer record of many addresses makes a message large.
+MAX_RECEIVED: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifyMessage:
+    """``public_key``: protobuf.  Addresses: binary multiaddrs.  ``signed_peer_record``: an envelope."""
+
+    public_key: bytes = b""
+    listen_addrs: tuple[bytes, ...] = ()
+    protocols: tuple[str, ...] = ()
+    observed_addr: bytes = b""
+    protocol_version: str = ""
+    agent_version: str = ""
+    signed_peer_record: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifyReceived:
+    """What the peer says of itself: none of it is proved but what its signed record proves."""
+
+    message: IdentifyMessage
+
+
+def encode_identify(message: IdentifyMessage) -> bytes:
+    """The message on the wire, at most 4096 bytes: the peer record, then addresses, are left out when it is more."""
+    listen, record = list(message.listen_addrs), message.signed_peer_record
+    while True:
+        encoded = identify_pb2.Identify(
+            publicKey=message.public_key,
+            listenAddrs=listen,
+            protocols=message.protocols,
+            observedAddr=message.observed_addr,
+            protocolVersion=message.protocol_version,
+            agentVersion=message.agent_version,
+        )
+        if record:
+            encoded.signedPeerRecord = record
+        framed = frame(encoded.SerializeToString())
+        if len(framed) <= MAX_SENT or not (record or listen):
+            return framed
+        if record:
+            record = b""
+        else:
+            listen.pop()
+
+
+class IdentifyReader(Machine[IdentifyReceived]):
+    """Takes one message, from an answer or a push."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reader = FrameReader(MAX_RECEIVED)
+
+    def _receive(self, data: bytes | bytearray | memoryview) -> None:
+        self._reader.receive_data(data)
+        payload = self._reader.next_frame()
+        if payload is None:
+            return
+        message = identify_pb2.Identify()
+        try:
+            message.ParseFromString(payload)
+        except DecodeError as error:
+            raise RemoteProtocolError("an identify message that is no protobuf", "identify") from error
+        self._events.append(
+            IdentifyReceived(
+                IdentifyMessage(
+                    public_key=message.publicKey,
+                    listen_addrs=tuple(message.listenAddrs),
+                    protocols=tuple(message.protocols),
+                    observed_addr=message.observedAddr,
+                    protocol_version=message.protocolVersion,
+                    agent_version=message.agentVersion,
+                    signed_peer_record=message.signedPeerRecord,
+                )
+            )
+        )
+        self._done = True
+        self._trailing = self._reader.trailing_data()

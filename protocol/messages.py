@@ -1,0 +1,203 @@
+"""Every message between actors: frozen, tagged, one closed union per inbox.
+
+Peer ids are bytes, forwarders are the names of their actors, connections are numbered by the forwarder that owns them,
+circuits by RelayServer.  Times are seconds since the Unix epoch, sizes are bytes; a limit of 0 is none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    pass
+
+
+# Forwarder -> RelayServer
+
+
+class HeldReservation(msgspec.Struct, frozen=True, array_like=True):
+    """A reservation as its connection's forwarder knows it.  ``address``: the peer's IP, as text."""
+
+    connection: int
+    peer: bytes
+    address: str
+    expires_at: float
+
+
+class HeldCircuit(msgspec.Struct, frozen=True, array_like=True):
+    """A circuit as the forwarder of its dialler knows it."""
+
+    circuit: int
+    source: bytes
+    target: bytes
+    source_connection: int
+    target_connection: int
+    opened_at: float
+    target_forwarder: str
+
+
+class ForwarderReport(_Message):
+    """All that a forwarder holds: sent when it starts, and when a RelayServer starts and asks."""
+
+    forwarder: str
+    pid: int
+    reservations: tuple[HeldReservation, ...]
+    circuits: tuple[HeldCircuit, ...]
+
+
+class ReserveAsked(_Message):
+    request_id: int
+    forwarder: str
+    connection: int
+    peer: bytes
+    address: str
+
+
+class ReservationEnded(_Message):
+    """The connection that held a reservation is gone."""
+
+    forwarder: str
+    connection: int
+    peer: bytes
+
+
+class ConnectAsked(_Message):
+    request_id: int
+    forwarder: str
+    connection: int
+    source: bytes
+    target: bytes
+    address: str
+
+
+class CircuitOpened(_Message):
+    circuit: int
+    forwarder: str
+
+
+class CircuitFailed(_Message):
+    """An admitted circuit did not come to be."""
+
+    circuit: int
+    forwarder: str
+    status: int
+    reason: str
+
+
+class CircuitEnded(_Message):
+    circuit: int
+    forwarder: str
+    bytes_to_target: int
+    bytes_to_source: int
+    reason: str
+
+
+class ForwarderCounters(_Message):
+    """What a forwarder did so far, about once a second while it changes."""
+
+    forwarder: str
+    connections: int
+    circuits: int
+    bytes_forwarded: int
+    refusals: dict[str, int]
+
+
+class StatusAsked(_Message):
+    request_id: int
+    asker: str
+
+
+class ActorDown(_Message):
+    """From the supervisor: ``actor`` failed, and what it knew is lost."""
+
+    actor: str
+
+
+class ActorUp(_Message):
+    """From the supervisor: ``actor`` runs again, with nothing but its settings."""
+
+    actor: str
+
+
+# RelayServer -> forwarder
+
+
+class ReserveGranted(_Message):
+    request_id: int
+    connection: int
+    expires_at: float
+    limit_duration: float
+    limit_data: int
+
+
+class ReserveRefused(_Message):
+    """``status``: protocol.relay_hop.Status; ``retry_after``: seconds, 0: not known."""
+
+    request_id: int
+    connection: int
+    status: int
+    reason: str
+    retry_after: int
+
+
+class ConnectAdmitted(_Message):
+    request_id: int
+    connection: int
+    circuit: int
+    target: bytes
+    target_forwarder: str
+    target_connection: int
+    limit_duration: float
+    limit_data: int
+
+
+class ConnectRefused(_Message):
+    request_id: int
+    connection: int
+    status: int
+    reason: str
+    retry_after: int
+
+
+class ReportWanted(_Message):
+    """A RelayServer starts with nothing: forwarders tell it what they hold, and ask again what it did not answer."""
+
+
+# RelayServer -> whoever asked
+
+
+class StatusAnswer(_Message):
+    request_id: int
+    reservations: int
+    circuits: int
+    connections: int
+    bytes_forwarded: int
+    refusals: dict[str, int]
+
+
+RelayServerMessage = (
+    ForwarderReport
+    | ReserveAsked
+    | ReservationEnded
+    | ConnectAsked
+    | CircuitOpened
+    | CircuitFailed
+    | CircuitEnded
+    | ForwarderCounters
+    | StatusAsked
+    | ActorDown
+    | ActorUp
+)
+
+ForwarderMessage = (
+    ReserveGranted | ReserveRefused | ConnectAdmitted | ConnectRefused | ReportWanted | ActorDown | ActorUp
+)
+
+#: Whatever may travel between actors.
+Message = RelayServerMessage | ForwarderMessage | StatusAnswer
+
+#: Messages that go before others in a mailbox: an actor must learn that another fell before it reads that one's words.
+CONTROL: tuple[type[Any], ...] = (ActorDown, ActorUp, ReportWanted, ForwarderReport)
