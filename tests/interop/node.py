@@ -1,8 +1,8 @@
 """The relay under test: `python -m actors.node` as a process, as a person runs it.
 
 Its first line on stdout says where it listens; SIGTERM ends it. With DESCORD_INTEROP_RELAY set to another
-command that takes the same flags and prints the same first line, the suite runs against that relay instead: the
-way to tell a peer's fault from this node's.
+command that takes the same flags and prints the same first line, the suite runs against that relay instead:
+the way to tell a peer's fault from this node's.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ class Node:
         self._drain = threading.Thread(target=self._discard, daemon=True)
         self._drain.start()
 
+    def resident_bytes(self) -> int:
+        """Memory it holds now, from /proc."""
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     @property
     def address(self) -> str:
         """The full multiaddr that peers here use."""
@@ -73,7 +78,7 @@ class Node:
         return f"{self.address}/p2p-circuit/p2p/{peer_id}"
 
     def stop(self) -> int:
-        """SIGTERM, and wait. Returns the exit code; one that does not end is killed, and raises TimeoutExpired."""
+        """SIGTERM, then the exit code; one that does not end is killed, and raises TimeoutExpired."""
         return self._end(signal.SIGTERM)
 
     def kill(self) -> None:

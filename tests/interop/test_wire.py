@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .conftest import StartNode, StartPeer
+from .conftest import MIB, StartNode, StartPeer
 from .node import Node
 from .peer import Peer
 
@@ -166,3 +166,23 @@ def test_unlimited_circuit_says_so_by_saying_nothing(node: Node, start_peer: Sta
     assert 3 not in connect
     dialer.call("raw_close", circuit=circuit)
     assert target.wait_for("raw_circuit_ended")["reset"] is False
+
+
+def test_stalled_circuit_costs_little_and_stops_no_other(node: Node, start_peer: StartPeer) -> None:
+    """Two circuits to one target, on its one connection: one is never read, the other flows.
+
+    The relay holds at most 1 MiB for a circuit and direction; the bound here leaves room for what a Python
+    process takes from its allocator meanwhile.
+    """
+    stuck, flowing, target = start_peer("go"), start_peer("go"), start_peer("go")
+    target.call("stop_raw", stalled=1, bytes=16 * MIB)
+    target.call("reserve", relay=node.address)
+    _, stuck_circuit = connect_to(node, stuck, target.peer_id)
+    target.wait_for("raw_circuit")
+    before = node.resident_bytes()
+    stuck_push = stuck.start("raw_push", circuit=stuck_circuit, bytes=64 * MIB)
+    _, flowing_circuit = connect_to(node, flowing, target.peer_id)
+    flowing.call("raw_push", circuit=flowing_circuit, bytes=16 * MIB)
+    assert target.wait_for("raw_circuit_full")["received"] == 16 * MIB
+    assert not stuck_push.done()
+    assert node.resident_bytes() - before < 16 * MIB

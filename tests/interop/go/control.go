@@ -31,6 +31,7 @@ type command struct {
 	// Of the raw commands.
 	Request string `json:"request"`
 	Circuit string `json:"circuit"`
+	Stalled int64  `json:"stalled"`
 }
 
 type handler func(command) (fields, error)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -147,9 +148,10 @@ func ending(received int64, err error) fields {
 	return fields{"received": received, "error": text(err), "reset": errors.Is(err, network.ErrReset)}
 }
 
-// stopRaw takes over the STOP protocol: incoming circuits are accepted and their bytes counted. An event tells when
-// Bytes have come, and another how each circuit ended.
+// stopRaw takes over the STOP protocol: incoming circuits are accepted and their bytes counted, but the first Stalled of
+// them are never read. An event tells when Bytes have come, and another how each circuit ended.
 func (p *interopPeer) stopRaw(c command) (fields, error) {
+	var accepted atomic.Int64
 	p.host.SetStreamHandler(proto.ProtoIDv2Stop, func(s network.Stream) {
 		connect, err := readMessage(s)
 		if err == nil {
@@ -160,6 +162,9 @@ func (p *interopPeer) stopRaw(c command) (fields, error) {
 			return
 		}
 		emit("raw_circuit", fields{"connect": hex.EncodeToString(connect)})
+		if accepted.Add(1) <= c.Stalled {
+			return
+		}
 		counted := &counter{full: c.Bytes}
 		_, err = io.Copy(counted, s)
 		emit("raw_circuit_ended", ending(counted.received, err))

@@ -20,6 +20,8 @@ use peer::{Behaviour, Peer};
 const VERSION: &str = env!("LIBP2P_VERSION");
 /// Connections stay until a test ends them.
 const IDLE: Duration = Duration::from_secs(3600);
+/// The library pings on its own time only; the ping command answers with its next one.
+const PING_EVERY: Duration = Duration::from_millis(500);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<(), Failure> {
@@ -37,7 +39,7 @@ async fn main() -> Result<(), Failure> {
                 identify::Config::new("/descord-interop/1.0.0".into(), key.public())
                     .with_agent_version(format!("rust-libp2p/{VERSION}")),
             ),
-            ping: ping::Behaviour::default(),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
             streams: libp2p_stream::Behaviour::new(),
         })?
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE))

@@ -52,6 +52,7 @@ pub struct Peer {
     listening: HashMap<ListenerId, Value>,
     dialing: HashMap<ConnectionId, Value>,
     identifying: Vec<(PeerId, Value)>,
+    pinging: Vec<(PeerId, Value)>,
 }
 
 impl Peer {
@@ -75,6 +76,7 @@ impl Peer {
             listening: HashMap::new(),
             dialing: HashMap::new(),
             identifying: Vec::new(),
+            pinging: Vec::new(),
         })
     }
 
@@ -109,7 +111,13 @@ impl Peer {
                 return Ok(Some(json!({})));
             }
             "connections" => return Ok(Some(self.list_connections())),
-            "ping" => self.on_stream(command, traffic::PING, async |stream, _| traffic::ping(stream).await)?,
+            "ping" => {
+                let peer: PeerId = command.text("peer")?.parse()?;
+                if !self.swarm.is_connected(&peer) {
+                    return Err(format!("no connection to {peer}").into());
+                }
+                self.pinging.push((peer, command.id));
+            }
             "send" => self.on_stream(command, traffic::PUSH, async |stream, command| {
                 traffic::push(stream, command.number("bytes"), command.number("seed")).await
             })?,
@@ -214,6 +222,9 @@ impl Peer {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, endpoint, cause, .. } => {
                 self.connections.remove(&connection_id);
                 let cause = cause.map(|error| describe(&error));
+                for (_, command) in self.pinging.extract_if(.., |(asked, _)| *asked == peer_id) {
+                    answer(&command, Err("the connection was closed".into()));
+                }
                 emit(
                     "disconnection",
                     json!({ "peer": peer_id.to_string(), "relayed": endpoint.is_relayed(), "error": cause }),
@@ -258,6 +269,12 @@ impl Peer {
                 if let Some((&listener, wanted)) = waiting {
                     wanted.limit = Some(limit);
                     self.answer_reservation(listener);
+                }
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { peer, result, .. })) => {
+                let told = result.map(|rtt| rtt.as_secs_f64() * 1000.0).map_err(|error| describe(&error));
+                for (_, command) in self.pinging.extract_if(.., |(asked, _)| *asked == peer) {
+                    answer(&command, told.clone().map(|rtt| json!({ "rtt_ms": rtt })).map_err(Failure::from));
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {

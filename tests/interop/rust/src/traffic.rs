@@ -21,7 +21,6 @@ pub const PUSH: StreamProtocol = StreamProtocol::new("/descord-interop/push/1.0.
 pub const PULL: StreamProtocol = StreamProtocol::new("/descord-interop/pull/1.0.0");
 pub const HALF_CLOSE: StreamProtocol = StreamProtocol::new("/descord-interop/halfclose/1.0.0");
 pub const STALL: StreamProtocol = StreamProtocol::new("/descord-interop/stall/1.0.0");
-pub const PING: StreamProtocol = StreamProtocol::new("/ipfs/ping/1.0.0");
 
 const WRITE_SIZE: usize = 64 * 1024;
 
@@ -193,21 +192,4 @@ pub async fn stall(mut stream: Stream, count: u64, quiet: Duration) -> (Outcome,
         }
     }
     (Ok(json!({ "sent": sent, "blocked": false })), stream)
-}
-
-/// One ping of the library's protocol, on the connection that the peer has.
-pub async fn ping(mut stream: Stream) -> Outcome {
-    let mut payload = [0; 32];
-    ByteSource::new(3).fill(&mut payload);
-    let mut pong = [0; 32];
-    let started = Instant::now();
-    stream.write_all(&payload).await?;
-    stream.flush().await?;
-    stream.read_exact(&mut pong).await?;
-    let rtt = started.elapsed();
-    stream.close().await?;
-    if pong != payload {
-        return Err("the pong differs from the ping".into());
-    }
-    Ok(json!({ "rtt_ms": rtt.as_secs_f64() * 1000.0 }))
 }
