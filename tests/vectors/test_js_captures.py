@@ -1,7 +1,7 @@
 """Our machines read what js-libp2p wrote, and where an answer has one right form, write what it wrote.
 
-The vectors are recordings of each layer (tests/interop/raw_capture says how; test_js_connections.py reads whole
-connections).  Every reading is done with the bytes in one piece and byte by byte.
+The vectors are recordings of each layer (tests/interop/raw_capture says how; test_js_connections.py reads
+whole connections).  Every reading is done with the bytes in one piece and byte by byte.
 """
 
 from __future__ import annotations

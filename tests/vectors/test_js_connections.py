@@ -1,7 +1,7 @@
 """Whole connections of js-libp2p, read and written with the keys that js had.
 
-With the same static and ephemeral keys our handshake must write the same bytes as js did, and from there on the
-ciphers are the same: what js sent to its peer, our connection reads as if it were that peer.
+With the same static and ephemeral keys our handshake must write the same bytes as js did, and from there on
+the ciphers are the same: what js sent to its peer, our connection reads as if it were that peer.
 """
 
 from __future__ import annotations
