@@ -34,7 +34,7 @@ from actors.inbound_streams import (
 )
 from actors.rate_limit import KeyedBuckets
 from actors.relay_streams import Admission, HopStream, StopStream
-from protocol import identify, messages, perf, ping, relay_hop, relay_stop
+from protocol import identify, messages, perf, ping, relay_hop
 from protocol.arena import Arena
 from protocol.connection import Connection, ConnectionLimits, State
 from protocol.envelope import seal_peer_record, seal_voucher

@@ -128,7 +128,7 @@ class Node:
             "peer_id": str(self.identity.peer_id),
             "addresses": self.addresses,
             "pid": pid,
-            "actors": {name: pid for name in (RELAY_SERVER, FORWARDER)},
+            "actors": dict.fromkeys((RELAY_SERVER, FORWARDER), pid),
             "version": AGENT,
         }
 

@@ -166,22 +166,16 @@ class RelayServer:
         waiting, self._waiting = self._waiting, []
         return [self._answer(asked, now) for asked in waiting]
 
-    def _reserve(
-        self, asked: messages.ReserveAsked, now: float
-    ) -> messages.ReserveGranted | messages.ReserveRefused:
+    def _reserve(self, asked: messages.ReserveAsked, now: float) -> messages.ReserveGranted | messages.ReserveRefused:
         wait = self._too_often(self._reserve_rates, asked.peer, asked.address, now)
         if wait:
-            return self._refuse_reserve(
-                asked, Status.RESERVATION_REFUSED, "reserve_rate", "reserving too often", wait
-            )
+            return self._refuse_reserve(asked, Status.RESERVATION_REFUSED, "reserve_rate", "reserving too often", wait)
         refusal = self._reservations.refused(asked.peer, asked.address, now)
         if refusal is not None:
             full = Status.RESERVATION_REFUSED
             return self._refuse_reserve(asked, full, refusal.setting, refusal.reason, refusal.retry_after)
         expires_at = now + self.policy.reservation_duration
-        self._reservations.put(
-            Reservation(asked.peer, asked.forwarder, asked.connection, asked.address, expires_at)
-        )
+        self._reservations.put(Reservation(asked.peer, asked.forwarder, asked.connection, asked.address, expires_at))
         policy = self.policy
         return messages.ReserveGranted(
             asked.request_id, asked.connection, expires_at, policy.circuit_duration, policy.circuit_data
@@ -194,9 +188,7 @@ class RelayServer:
         reason = f"{reason} ({setting})"
         return messages.ReserveRefused(asked.request_id, asked.connection, int(status), reason, retry_after)
 
-    def _connect(
-        self, asked: messages.ConnectAsked, now: float
-    ) -> messages.ConnectAdmitted | messages.ConnectRefused:
+    def _connect(self, asked: messages.ConnectAsked, now: float) -> messages.ConnectAdmitted | messages.ConnectRefused:
         policy = self.policy
         wait = self._too_often(self._connect_rates, asked.source, asked.address, now)
         if wait:
@@ -243,9 +235,7 @@ class RelayServer:
             limit_data=self.policy.circuit_data,
         )
 
-    def _too_often(
-        self, rates: tuple[KeyedBuckets, KeyedBuckets], peer: bytes, address: str, now: float
-    ) -> int:
+    def _too_often(self, rates: tuple[KeyedBuckets, KeyedBuckets], peer: bytes, address: str, now: float) -> int:
         """Seconds to wait, 0: none."""
         if not self.policy.rate_limits:
             return 0
@@ -281,9 +271,7 @@ class RelayServer:
         for circuit in report.circuits:
             self._remember(
                 circuit.circuit,
-                _Circuit(
-                    circuit.source, circuit.target, report.forwarder, circuit.target_forwarder, circuit.opened_at
-                ),
+                _Circuit(circuit.source, circuit.target, report.forwarder, circuit.target_forwarder, circuit.opened_at),
             )
             self._next_circuit = max(self._next_circuit, circuit.circuit + 1)
         self._unreported.discard(report.forwarder)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from actors.inbound_streams import QuietOwner
-from protocol import relay_hop, relay_stop
+from protocol import relay_stop
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
 from protocol.multistream import Dialer, Negotiated
@@ -35,9 +35,7 @@ class HopStream(QuietOwner):
 
     __slots__ = ("_asked", "_gone", "_machine", "admission", "request_id", "target")
 
-    def __init__(
-        self, stream: Stream, asked: Callable[[HopStream], None], gone: Callable[[HopStream], None]
-    ) -> None:
+    def __init__(self, stream: Stream, asked: Callable[[HopStream], None], gone: Callable[[HopStream], None]) -> None:
         super().__init__(stream)
         self._machine = HopServer()
         self._asked = asked

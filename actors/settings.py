@@ -83,7 +83,9 @@ class Settings:
 def load_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """The settings; SettingsError when one is wrong.  ``--help`` and unknown flags end the program (argparse)."""
     arguments = _parser().parse_args(argv)
-    config = Path(arguments.config) if arguments.config else _folder(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
+    config = (
+        Path(arguments.config) if arguments.config else _folder(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
+    )
     values: dict[str, Any] = {row.name: row.default for row in TABLE}
     origin = {row.name: "default" for row in TABLE}
     sources = (
@@ -123,8 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         description="A libp2p circuit relay: peers that cannot connect directly meet here, and it sees sealed bytes.",
         epilog=f"Each flag is also a key of the settings file and an environment variable, {PREFIX}NAME.",
     )
-    parser.add_argument("--config", metavar="FILE", help=f"settings file (default: {NAME}/config.toml in the config folder)")
-    parser.add_argument("--print-settings", action="store_true", help="show each setting with value, unit and origin, and end")
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"settings file (default: {NAME}/config.toml in the config folder)"
+    )
+    parser.add_argument(
+        "--print-settings", action="store_true", help="show each setting with value, unit and origin, and end"
+    )
     for row in TABLE:
         flag = "--" + row.name.replace("_", "-")
         text = row.reason.replace("%", "%%")

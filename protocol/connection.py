@@ -131,15 +131,10 @@ class Connection:
         self._segments: list[tuple[memoryview, int, int]] = []
         self._sealer: noise.Sealer | None = None
         self._opener: noise.Opener | None = None
-        self.session = Session(
-            initiator=initiator, limits=limits.yamux, mark_dirty=self.mark_dirty, connection=self
-        )
+        self.session = Session(initiator=initiator, limits=limits.yamux, mark_dirty=self.mark_dirty, connection=self)
         handshake = noise.Handshake(static, ephemeral, initiator=initiator, muxers=MUXERS, expected=expected)
-        negotiation: multistream.Dialer | multistream.Listener
-        if initiator:
-            negotiation = multistream.Dialer((noise.PROTOCOL,))
-        else:
-            negotiation = multistream.Listener((noise.PROTOCOL,))
+        security = (noise.PROTOCOL,)
+        negotiation = multistream.Dialer(security) if initiator else multistream.Listener(security)
         self._stage: tuple[multistream.Dialer | multistream.Listener, noise.Handshake] | None = (negotiation, handshake)
         self._write_plain(negotiation.data_to_send())
 
@@ -235,7 +230,7 @@ class Connection:
         return data
 
     def close(self, code: GoAway = GoAway.NORMAL) -> None:
-        """Say good-bye (yamux GO_AWAY) and be closed: the output that remains is to be written, then the socket shut."""
+        """Say good-bye (yamux GO_AWAY) and be closed: what output remains is to be written, then the socket shut."""
         if self.state is State.MULTIPLEXED:
             self.session.go_away(code)
         self.state = State.CLOSED

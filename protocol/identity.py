@@ -181,7 +181,7 @@ class PublicKey:
         return _verify_other(self.kind, self._data, data, signature)
 
     def __repr__(self) -> str:
-        return f"PublicKey({keys_pb2.KeyType.Name(self.kind)}, {self.peer_id})"  # type: ignore[arg-type]
+        return f"PublicKey({keys_pb2.KeyType.Name(self.kind)}, {self.peer_id})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PublicKey) and self._encoded == other._encoded

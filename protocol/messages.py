@@ -39,7 +39,7 @@ class HeldCircuit(msgspec.Struct, frozen=True, array_like=True):
     target_forwarder: str
 
 
-class ForwarderReport(_Message):
+class ForwarderReport(_Message, frozen=True):
     """All that a forwarder holds: sent when it starts, and when a RelayServer starts and asks."""
 
     forwarder: str
@@ -48,7 +48,7 @@ class ForwarderReport(_Message):
     circuits: tuple[HeldCircuit, ...]
 
 
-class ReserveAsked(_Message):
+class ReserveAsked(_Message, frozen=True):
     request_id: int
     forwarder: str
     connection: int
@@ -56,7 +56,7 @@ class ReserveAsked(_Message):
     address: str
 
 
-class ReservationEnded(_Message):
+class ReservationEnded(_Message, frozen=True):
     """The connection that held a reservation is gone."""
 
     forwarder: str
@@ -64,7 +64,7 @@ class ReservationEnded(_Message):
     peer: bytes
 
 
-class ConnectAsked(_Message):
+class ConnectAsked(_Message, frozen=True):
     request_id: int
     forwarder: str
     connection: int
@@ -73,12 +73,12 @@ class ConnectAsked(_Message):
     address: str
 
 
-class CircuitOpened(_Message):
+class CircuitOpened(_Message, frozen=True):
     circuit: int
     forwarder: str
 
 
-class CircuitFailed(_Message):
+class CircuitFailed(_Message, frozen=True):
     """An admitted circuit did not come to be."""
 
     circuit: int
@@ -87,7 +87,7 @@ class CircuitFailed(_Message):
     reason: str
 
 
-class CircuitEnded(_Message):
+class CircuitEnded(_Message, frozen=True):
     circuit: int
     forwarder: str
     bytes_to_target: int
@@ -95,7 +95,7 @@ class CircuitEnded(_Message):
     reason: str
 
 
-class ForwarderCounters(_Message):
+class ForwarderCounters(_Message, frozen=True):
     """What a forwarder did so far, about once a second while it changes."""
 
     forwarder: str
@@ -105,18 +105,18 @@ class ForwarderCounters(_Message):
     refusals: dict[str, int]
 
 
-class StatusAsked(_Message):
+class StatusAsked(_Message, frozen=True):
     request_id: int
     asker: str
 
 
-class ActorDown(_Message):
+class ActorDown(_Message, frozen=True):
     """From the supervisor: ``actor`` failed, and what it knew is lost."""
 
     actor: str
 
 
-class ActorUp(_Message):
+class ActorUp(_Message, frozen=True):
     """From the supervisor: ``actor`` runs again, with nothing but its settings."""
 
     actor: str
@@ -125,7 +125,7 @@ class ActorUp(_Message):
 # RelayServer -> forwarder
 
 
-class ReserveGranted(_Message):
+class ReserveGranted(_Message, frozen=True):
     request_id: int
     connection: int
     expires_at: float
@@ -133,7 +133,7 @@ class ReserveGranted(_Message):
     limit_data: int
 
 
-class ReserveRefused(_Message):
+class ReserveRefused(_Message, frozen=True):
     """``status``: protocol.relay_hop.Status; ``retry_after``: seconds, 0: not known."""
 
     request_id: int
@@ -143,7 +143,7 @@ class ReserveRefused(_Message):
     retry_after: int
 
 
-class ConnectAdmitted(_Message):
+class ConnectAdmitted(_Message, frozen=True):
     request_id: int
     connection: int
     circuit: int
@@ -154,7 +154,7 @@ class ConnectAdmitted(_Message):
     limit_data: int
 
 
-class ConnectRefused(_Message):
+class ConnectRefused(_Message, frozen=True):
     request_id: int
     connection: int
     status: int
@@ -162,14 +162,14 @@ class ConnectRefused(_Message):
     retry_after: int
 
 
-class ReportWanted(_Message):
+class ReportWanted(_Message, frozen=True):
     """A RelayServer starts with nothing: forwarders tell it what they hold, and ask again what it did not answer."""
 
 
 # RelayServer -> whoever asked
 
 
-class StatusAnswer(_Message):
+class StatusAnswer(_Message, frozen=True):
     request_id: int
     reservations: int
     circuits: int

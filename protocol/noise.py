@@ -178,7 +178,9 @@ class Handshake:
     wants to reach; any other is refused.
     """
 
-    __slots__ = ("_error", "_event", "_expected", "_muxers", "_output", "_pending", "_private", "_public", "_static", "_steps")
+    __slots__ = (
+        "_error", "_event", "_expected", "_muxers", "_output", "_pending", "_private", "_public", "_static", "_steps",
+    )  # fmt: skip
 
     def __init__(
         self,

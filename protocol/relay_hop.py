@@ -131,9 +131,7 @@ class HopServer(Machine[HopRequest]):
         self._request: HopRequest | None = None
         self._answered = False
 
-    def grant_reservation(
-        self, expires_at: int, addrs: Sequence[bytes], voucher: bytes, limit: Limit | None
-    ) -> None:
+    def grant_reservation(self, expires_at: int, addrs: Sequence[bytes], voucher: bytes, limit: Limit | None) -> None:
         """Answer RESERVE.  ``addrs``: our binary multiaddrs with /p2p; those that fit a message are sent."""
         self._answer(ReserveRequested)
         message = _Hop(type=_Hop.STATUS, status=circuit_pb2.OK, limit=encode_limit(limit))
@@ -245,7 +243,7 @@ class HopClient(Machine[HopAnswer]):
         self._trailing = self._reader.trailing_data()
 
     def _read(self, message: circuit_pb2.HopMessage) -> HopAnswer:
-        if message.status != Status.OK:
+        if message.status != circuit_pb2.OK:
             return RequestRefused(message.status, message.reason[:MAX_REASON], message.retry_after)
         if self._asked == _Hop.CONNECT:
             return ConnectAccepted(decode_limit(message))

@@ -76,7 +76,7 @@ class StopClient(Machine[CircuitAccepted | CircuitRefused]):
         message = _read(payload)
         if message.type != _Stop.STATUS or not message.HasField("status"):
             raise RemoteProtocolError("something else than a STATUS in answer to CONNECT", "unexpected")
-        if message.status == Status.OK:
+        if message.status == circuit_pb2.OK:
             self._events.append(CircuitAccepted())
         else:
             self._events.append(CircuitRefused(message.status, message.reason[:MAX_REASON]))

@@ -41,7 +41,9 @@ def load_or_create_identity(data_dir: Path) -> Identity:
             )
         return _create(path)
     except OSError as error:
-        raise IdentityError(f"data_dir = {data_dir}: {error.strerror or error}; choose another with --data-dir") from error
+        raise IdentityError(
+            f"data_dir = {data_dir}: {error.strerror or error}; choose another with --data-dir"
+        ) from error
 
 
 def _load(path: Path) -> Identity:
@@ -53,7 +55,9 @@ def _load(path: Path) -> Identity:
         if info.st_uid != os.geteuid():
             raise IdentityError(f"{path} belongs to user {info.st_uid}, not to this one ({os.geteuid()}): chown it")
         if info.st_mode & 0o077:
-            raise IdentityError(f"{path} can be read or written by others (mode {info.st_mode & 0o777:o}): chmod 600 it")
+            raise IdentityError(
+                f"{path} can be read or written by others (mode {info.st_mode & 0o777:o}): chmod 600 it"
+            )
         data = file.read(MAX_FILE + 1)
     try:
         return Identity.decode(data)

@@ -83,9 +83,7 @@ class LocalRuntime:
 
     # What the wiring calls.
 
-    def add(
-        self, name: str, factory: Callable[[], Actor], after_handle: Callable[[], None] | None = None
-    ) -> None:
+    def add(self, name: str, factory: Callable[[], Actor], after_handle: Callable[[], None] | None = None) -> None:
         """An actor made by ``factory``, now and after each failure.  ``after_handle``: called after each turn in which
         it handled something."""
         if name in self._cells:

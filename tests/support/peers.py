@@ -176,7 +176,11 @@ class MemoryRelay:
     """RelayServer and one CircuitForwarder, their messages carried by hand."""
 
     def __init__(
-        self, policy: RelayServerPolicy | None = None, forwarder_policy: ForwarderPolicy | None = None, *, piece: int = 0
+        self,
+        policy: RelayServerPolicy | None = None,
+        forwarder_policy: ForwarderPolicy | None = None,
+        *,
+        piece: int = 0,
     ) -> None:
         self.now = START
         self.piece = piece
