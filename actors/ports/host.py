@@ -14,6 +14,7 @@ Cost of a turn that moves bytes: two system calls and about 10 us beside the cip
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -98,7 +99,7 @@ class Host:
         self._endpoints: dict[Link, Endpoint] = {}
         self._listeners: list[socket.socket] = []
         self._max_connections = _raise_open_files() - policy.reserved_files
-        self._refused_files = 0
+        self._empty: asyncio.Event | None = None
 
     # Life.
 
@@ -141,10 +142,10 @@ class Host:
             return
         forwarder.close_all()
         self.end_turn()
-        end = self._loop.time() + grace
-        while self._endpoints and (left := end - self._loop.time()) > 0:
-            # Every socket that still has something to write is being watched; there is no event for "all done".
-            await asyncio.sleep(min(0.02, left))
+        self._empty = asyncio.Event()
+        if self._endpoints:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), grace)
         for endpoint in list(self._endpoints.values()):
             self._close_socket(endpoint)
 
@@ -201,7 +202,6 @@ class Host:
         now = self._now()
         address, port = remote[0].partition("%")[0], remote[1]
         if len(self._endpoints) >= self._max_connections:
-            self._refused_files += 1
             refused = "open files"
         else:
             refused = forwarder.admit(address, now)
@@ -364,6 +364,8 @@ class Host:
             endpoint.backlog = None
         endpoint.connection.state = State.CLOSED
         endpoint.sock.close()
+        if self._empty is not None and not self._endpoints:
+            self._empty.set()
 
 
 def wall_clock() -> Callable[[], float]:
