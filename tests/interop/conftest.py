@@ -186,9 +186,7 @@ class Circuit:
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: f"{pair[0]}-to-{pair[1]}")
-def circuit(
-    request: pytest.FixtureRequest, node: Node, peers: Callable[[str, str], Peer]
-) -> Iterator[Circuit]:
+def circuit(request: pytest.FixtureRequest, node: Node, peers: Callable[[str, str], Peer]) -> Iterator[Circuit]:
     """A circuit of each ordered pair of implementations."""
     of_dialer, of_target = request.param
     dialer, target = peers(of_dialer, "dialer"), peers(of_target, "target")

@@ -48,9 +48,7 @@ class Node:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log = data_dir.with_suffix(".log")
         with self.log.open("ab") as stderr:
-            self._process = subprocess.Popen(
-                command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=stderr, text=True
-            )
+            self._process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=stderr, text=True)
         ready = self._read_ready()
         self.peer_id: str = ready["peer_id"]
         self.addresses: list[str] = ready["addresses"]

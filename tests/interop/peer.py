@@ -140,9 +140,7 @@ class Peer:
         try:
             return self.start(cmd, **arguments).result(timeout)
         except TimeoutError:
-            raise TimeoutError(
-                f"{self!r} did not answer {cmd} within {timeout:.0f} s; its log is {self.log}"
-            ) from None
+            raise TimeoutError(f"{self!r} did not answer {cmd} within {timeout:.0f} s; its log is {self.log}") from None
 
     def wait_for(
         self, event: str, matches: Callable[[Fields], bool] = lambda _: True, *, timeout: float = CALL_TIMEOUT

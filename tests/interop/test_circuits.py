@@ -33,9 +33,7 @@ def test_push_arrives_whole(circuit: Circuit) -> None:
 
 
 def test_pull_arrives_whole(circuit: Circuit) -> None:
-    fetched = circuit.dialer.call(
-        "fetch", peer=circuit.target.peer_id, bytes=circuit.size, timeout=circuit.patience
-    )
+    fetched = circuit.dialer.call("fetch", peer=circuit.target.peer_id, bytes=circuit.size, timeout=circuit.patience)
     assert fetched["sha256_local"] == fetched["sha256_remote"]
 
 

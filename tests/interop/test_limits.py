@@ -23,9 +23,7 @@ def connect(node: Node, dialer: Peer, target: Peer) -> None:
 
 
 @each
-def test_data_limit_resets_the_circuit(
-    implementation: str, start_node: StartNode, start_peer: StartPeer
-) -> None:
+def test_data_limit_resets_the_circuit(implementation: str, start_node: StartNode, start_peer: StartPeer) -> None:
     """A flood ends in an error at the dialer, and the target got no more than the limit."""
     node = start_node(circuit_data=MIB)
     dialer, target = start_peer(implementation), start_peer("rust")
@@ -55,9 +53,7 @@ def test_data_limit_counts_each_direction_by_itself(
 
 
 @each
-def test_duration_limit_resets_the_circuit(
-    implementation: str, start_node: StartNode, start_peer: StartPeer
-) -> None:
+def test_duration_limit_resets_the_circuit(implementation: str, start_node: StartNode, start_peer: StartPeer) -> None:
     node = start_node(circuit_duration=DURATION)
     dialer, target = start_peer(implementation), start_peer("go")
     connect(node, dialer, target)

@@ -78,16 +78,12 @@ def test_full_relay_refuses_and_keeps_what_it_granted(
     with pytest.raises(PeerError) as refused:
         late.call("reserve", relay=node.address)
     assert FULL.search(str(refused.value)), refused.value
-    assert not UNREADABLE.search(str(refused.value)), (
-        "the reason and retry-after fields must not trouble other clients"
-    )
+    assert not UNREADABLE.search(str(refused.value)), "the reason and retry-after fields must not trouble other clients"
     holder.call("refresh", relay=node.address)
 
 
 @each
-def test_freed_slot_goes_to_the_next(
-    implementation: str, start_node: StartNode, start_peer: StartPeer
-) -> None:
+def test_freed_slot_goes_to_the_next(implementation: str, start_node: StartNode, start_peer: StartPeer) -> None:
     """A reservation ends with its connection."""
     node = start_node(max_reservations=1)
     holder, late = start_peer(implementation), start_peer("go")

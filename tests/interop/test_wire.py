@@ -90,9 +90,7 @@ def text_and_seconds(answer: Message) -> tuple[str, int]:
 def test_full_relay_tells_why_and_when(start_node: StartNode, start_peer: StartPeer) -> None:
     node = start_node(max_reservations=1)
     start_peer("go").call("reserve", relay=node.address)
-    refused = decode(
-        start_peer("go").call("hop_raw", relay=node.address, request=encode({TYPE: RESERVE}))["reply"]
-    )
+    refused = decode(start_peer("go").call("hop_raw", relay=node.address, request=encode({TYPE: RESERVE}))["reply"])
     assert refused[TYPE] == STATUS_TYPE
     assert refused[STATUS] in (RESERVATION_REFUSED, RESOURCE_LIMIT_EXCEEDED)
     assert RESERVATION not in refused

@@ -31,9 +31,7 @@ def handshake(session: dict[str, Any], side: str) -> Handshake:
     """Our handshake with the keys that js had on that side."""
     keys = session[side]
     static = StaticKey(Identity.from_seed(raw(keys["identity_seed"])), raw(keys["static_private"]))
-    return Handshake(
-        static, raw(keys["ephemeral_private"]), initiator=side == "initiator", muxers=(yamux.PROTOCOL,)
-    )
+    return Handshake(static, raw(keys["ephemeral_private"]), initiator=side == "initiator", muxers=(yamux.PROTOCOL,))
 
 
 def completed(machine: Handshake) -> HandshakeCompleted:
@@ -167,9 +165,7 @@ def test_a_connection_that_js_dialed_is_read_from_its_first_byte(cutting: str) -
         reading.receive(piece)
     frames = vectors("yamux")["sessions"]["dialer"]["client"]
     assert reading.peers == [session["initiator"]["peer_id"]]
-    assert reading.opened == [
-        frame["stream"] for frame in frames if "SYN" in frame["flags"] and frame["stream"]
-    ]
+    assert reading.opened == [frame["stream"] for frame in frames if "SYN" in frame["flags"] and frame["stream"]]
     assert reading.finished == [frame["stream"] for frame in frames if "FIN" in frame["flags"]]
     assert reading.received == bodies(frames)
 
