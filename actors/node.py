@@ -61,7 +61,11 @@ class Node:
             restarts=RestartPolicy(settings.max_restarts, settings.restart_window),
         )
         self.host = Host(
-            HostPolicy(max_backlog=settings.max_backlog, reserved_files=settings.max_open_files_reserve),
+            HostPolicy(
+                max_backlog=settings.max_backlog,
+                max_backlog_total=settings.max_backlog_total,
+                reserved_files=settings.max_open_files_reserve,
+            ),
             post=self._post,
             wake=lambda: self.runtime.wake(FORWARDER),
             now=self.runtime.now,

@@ -264,7 +264,8 @@ class RelayServer:
     def _take_report(self, report: messages.ForwarderReport, now: float) -> list[Send]:
         """What a forwarder says that it holds is the truth about it."""
         self._forwarder_lost(report.forwarder)
-        for held in report.reservations:
+        # A peer that reserved on two connections is reached through the one it used last.
+        for held in sorted(report.reservations, key=lambda held: held.expires_at):
             self._reservations.put(
                 Reservation(held.peer, report.forwarder, held.connection, held.address, held.expires_at)
             )

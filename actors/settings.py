@@ -57,6 +57,7 @@ class Settings:
     max_unacked_streams: int
     max_frame: int
     max_backlog: int
+    max_backlog_total: int
     max_open_files_reserve: int
     handshake_timeout: float
     idle_timeout: float

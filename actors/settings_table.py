@@ -128,6 +128,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("max_backlog", "int", "bytes", 64 * MIB,
         "Unsent bytes to one peer at which it is given up. Credit holds it far below; this is the last bound.",
         least=MIB),
+    Row("max_backlog_total", "int", "bytes", 256 * MIB,
+        "Unsent bytes to all peers at which the one with most is given up: what slow readers may cost in all.",
+        least=MIB),
     Row("max_open_files_reserve", "int", "files", 64,
         "File descriptors that are kept for everything but connections.", least=8, most=65_536),
 

@@ -15,11 +15,15 @@ follows on the same stream is given back by ``trailing_data``.  Time comes in as
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from protocol.errors import RemoteProtocolError
 
 Event = TypeVar("Event")
+
+#: Bytes that a machine keeps for the protocol behind it.  A peer may send ahead what it knows it will need (a
+#: multistream header, a handshake's first message); its bulk waits for the answer.
+MAX_TRAILING: Final = 64 * 1024
 
 
 class Machine(Generic[Event]):
@@ -40,7 +44,7 @@ class Machine(Generic[Event]):
         if self._error is not None:
             return
         if self._done:
-            self._trailing += bytes(data)
+            self._keep_trailing(data)
             return
         try:
             self._receive(data)
@@ -79,6 +83,13 @@ class Machine(Generic[Event]):
 
     def handle_deadline(self, now: float) -> None:
         """The deadline has come."""
+
+    def _keep_trailing(self, data: bytes | bytearray | memoryview) -> None:
+        if len(self._trailing) + len(data) > MAX_TRAILING:
+            self._error = RemoteProtocolError(f"more than {MAX_TRAILING} bytes ahead of the answer", "oversized")
+            self._trailing = b""
+        else:
+            self._trailing += bytes(data)
 
     def _receive(self, data: bytes | bytearray | memoryview) -> None:
         raise RemoteProtocolError("nothing more was expected on this stream", "unexpected")

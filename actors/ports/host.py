@@ -52,10 +52,12 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class HostPolicy:
-    """``max_backlog``: bytes unsent to one peer before it is given up.  ``reserved_files``: descriptors kept free
-    for everything that is not a connection.  ``listen_backlog``: connections the kernel holds for us."""
+    """``max_backlog``: bytes unsent to one peer before it is given up; ``max_backlog_total``: to all peers, before the
+    one with most is.  ``reserved_files``: descriptors kept free for everything that is not a connection.
+    ``listen_backlog``: connections that the kernel holds for us."""
 
     max_backlog: int = 64 * 1024 * 1024
+    max_backlog_total: int = 256 * 1024 * 1024
     reserved_files: int = 64
     listen_backlog: int = 1024
 
@@ -63,7 +65,7 @@ class HostPolicy:
 class Endpoint:
     """One socket and what it did not take yet."""
 
-    __slots__ = ("backlog", "backlog_size", "closing", "connection", "descriptor", "link", "sock")
+    __slots__ = ("backlog", "backlog_size", "closing", "connection", "descriptor", "finished", "link", "sock")
 
     def __init__(self, sock: socket.socket, link: Link) -> None:
         self.sock = sock
@@ -73,6 +75,7 @@ class Endpoint:
         self.backlog: deque[memoryview] | None = None
         self.backlog_size = 0
         self.closing = False
+        self.finished = False
 
 
 class Host:
@@ -99,6 +102,7 @@ class Host:
         self._endpoints: dict[Link, Endpoint] = {}
         self._listeners: list[socket.socket] = []
         self._max_connections = _raise_open_files() - policy.reserved_files
+        self._backlog_total = 0
         self._empty: asyncio.Event | None = None
 
     # Life.
@@ -290,6 +294,9 @@ class Host:
             self._lost_later(endpoint, f"the peer left {endpoint.backlog_size} bytes unread (max_backlog)")
         elif connection.state is State.CLOSED:
             self._close_when_written(endpoint)
+        if self._backlog_total > self._policy.max_backlog_total:
+            worst = max(self._endpoints.values(), key=lambda candidate: candidate.backlog_size)
+            self._lost_later(worst, f"the peer left {worst.backlog_size} bytes unread (max_backlog_total)")
 
     def _keep(self, endpoint: Endpoint, view: memoryview) -> None:
         """Copy what the socket did not take: the arena is needed for the next turn."""
@@ -297,6 +304,7 @@ class Host:
             endpoint.backlog = deque()
         endpoint.backlog.append(memoryview(bytes(view)))
         endpoint.backlog_size += len(view)
+        self._backlog_total += len(view)
         endpoint.connection.blocked = endpoint.backlog_size > LOW_WATER
 
     def _writable(self, endpoint: Endpoint) -> None:
@@ -311,6 +319,7 @@ class Host:
                 self._lost(endpoint, f"connection lost: {error.strerror}")
                 return
             endpoint.backlog_size -= sent
+            self._backlog_total -= sent
             if sent < len(view):
                 backlog[0] = view[sent:]
                 break
@@ -338,8 +347,13 @@ class Host:
             if self._forwarder is not None:
                 self._forwarder.lost(endpoint.link, "connection closed")
             self._loop.call_later(CLOSE_GRACE, self._close_socket, endpoint)
-        if endpoint.backlog is None:
-            self._close_socket(endpoint)
+        if endpoint.backlog is None and not endpoint.finished:
+            endpoint.finished = True
+            try:
+                # Closing now would reset the connection if the peer is still sending, and our last words with it.
+                endpoint.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._close_socket(endpoint)
 
     def _lost_later(self, endpoint: Endpoint, reason: str) -> None:
         """As :meth:`_lost`, but not from within the turn that found it out: others may be writing."""
@@ -362,6 +376,7 @@ class Host:
         if endpoint.backlog is not None:
             self._loop.remove_writer(endpoint.descriptor)
             endpoint.backlog = None
+            self._backlog_total -= endpoint.backlog_size
         endpoint.connection.state = State.CLOSED
         endpoint.sock.close()
         if self._empty is not None and not self._endpoints:
