@@ -219,8 +219,18 @@ def line(report: dict[str, Any]) -> str:
 async def serve(settings: Settings, identity: Identity) -> int:
     """Run a node until it is told to stop; the exit code."""
 
+    listening = True
+
     def report(event: dict[str, Any]) -> None:
-        print(json.dumps(event) if settings.json else line(event), flush=True)
+        nonlocal listening
+        if not listening:
+            return
+        try:
+            print(json.dumps(event) if settings.json else line(event), flush=True)
+        except OSError as error:
+            # Whoever started the node stopped reading.  Its peers did not.
+            listening = False
+            log.warning("stdout is gone (%s): reporting stops, relaying goes on", error.strerror)
 
     node = Node(settings, identity, report)
     loop = asyncio.get_running_loop()

@@ -40,8 +40,12 @@ class Row:
             return "text" if self.kind == "str" else "a path"
         number = "a whole number" if self.kind == "int" else "a number"
         if self.most == UNBOUNDED:
-            return f"{number} of at least {self.least:g}"
-        return f"{number} from {self.least:g} to {self.most:g}"
+            return f"{number} of at least {_plain(self.least)}"
+        return f"{number} from {_plain(self.least)} to {_plain(self.most)}"
+
+
+def _plain(number: float) -> str:
+    return f"{int(number)}" if number == int(number) else f"{number}"
 
 
 def _listen_form(addresses: list[str]) -> str | None:
