@@ -140,7 +140,8 @@ class PingAnswer(QuietOwner):
     def data_received(self, data: bytes) -> None:
         stream = self.stream
         self._machine.receive_data(data)
-        self._machine.next_event()
+        while (pinged := self._machine.next_event()) is not None:
+            stream.session.count_pings(pinged.count)
         self._unread += len(data)
         output = self._machine.data_to_send()
         if output and not stream.fin_sent and not stream.fin_after_held:

@@ -30,7 +30,8 @@ from protocol.identity import Identity
 from protocol.noise import StaticKey
 from protocol.yamux import YamuxLimits
 
-log = logging.getLogger(__name__)
+# Not __name__: run as a module that is "__main__".
+log = logging.getLogger("actors.node")
 
 FORWARDER: Final = "forwarder/0"
 RELAY_SERVER: Final = "relay_server"

@@ -159,8 +159,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("reserve_rate_per_ip", "float", "a minute", 240.0, "Requests to reserve, of one address.", least=1),
     Row("connect_rate_per_peer", "float", "a minute", 600.0, "Requests for a circuit, of one peer.", least=1),
     Row("connect_rate_per_ip", "float", "a minute", 2400.0, "Requests for a circuit, of one address.", least=1),
-    Row("ping_rate_per_connection", "float", "a second", 20.0,
-        "Yamux pings of one connection; other implementations send one in 10 s or fewer.", least=1),
+    Row("ping_rate_per_connection", "float", "a second", 100.0,
+        "Pings of one connection, of yamux and of the ping protocol together; an application that pings in a loop over "
+        "a local network stays below.", least=1),
     Row("stream_rate_per_connection", "float", "a second", 200.0,
         "New streams of one connection, whatever becomes of them.", least=1),
 

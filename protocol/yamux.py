@@ -78,7 +78,7 @@ class YamuxLimits:
     max_inbound_streams: int = 1024
     max_unacknowledged: int = 256
     max_frame: int = 16 * 1024 * 1024
-    pings_per_second: int = 20
+    pings_per_second: int = 100
     streams_per_second: int = 200
     window: int = INITIAL_WINDOW
 
@@ -335,6 +335,13 @@ class Session:
             self.going_away = True
             self._frame(GO_AWAY, 0, 0, code)
 
+    def count_pings(self, number: int) -> None:
+        """The peer pinged, by yamux or on a stream; RemoteProtocolError above ``pings_per_second``."""
+        self._pings += number
+        limit = self.limits.pings_per_second
+        if limit and self._pings > limit:
+            raise RemoteProtocolError(f"more than {limit} pings in a second", "flood")
+
     def begin_second(self) -> None:
         """A second has passed: pings and new streams are counted anew."""
         self._pings = 0
@@ -454,10 +461,7 @@ class Session:
         return stream
 
     def _receive_ping(self, flags: int, value: int) -> None:
-        self._pings += 1
-        limit = self.limits.pings_per_second
-        if limit and self._pings > limit:
-            raise RemoteProtocolError(f"yamux: more than {limit} pings in a second", "flood")
+        self.count_pings(1)
         if flags & SYN:
             self._frame(PING, ACK, 0, value)
         else:
