@@ -213,9 +213,10 @@ class Connection:
 
     def take_output(self) -> list[memoryview]:
         """What is to be written, in order.  The views lie in the arena: use them before its reset."""
-        self.dirty = False
         if self.session.control and self._sealer is not None and self.state is not State.NEGOTIATING_MUXER:
             self._seal_control()
+        # Only now: sealing must not put a connection back among the dirty that is being written.
+        self.dirty = False
         segments, self._segments = self._segments, []
         return [buffer[start:end] for buffer, start, end in segments]
 
