@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from actors.settings_table import ROWS, TABLE, Row
+from actors.settings_table import ROWS, TABLE, UNBOUNDED, Row
 
 NAME: Final = "descord-relay"
 PREFIX: Final = "DESCORD_RELAY_"
@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m actors.node",
         description="A libp2p circuit relay: peers that cannot connect directly meet here, and it sees sealed bytes.",
+        allow_abbrev=False,  # an abbreviation would change its meaning when a setting is added
         epilog=f"Each flag is also a key of the settings file and an environment variable, {PREFIX}NAME.",
     )
     parser.add_argument(
@@ -163,7 +164,7 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
         raise SettingsError(f"config = {path}: {error}") from error
     try:
         given = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one; a number of too many digits is a bare one
         raise SettingsError(f"config = {path}: not TOML: {error}") from error
     for name in given:
         if name not in ROWS:
@@ -203,9 +204,9 @@ def _convert(row: Row, value: Any, source: str) -> Any:
             if isinstance(value, bool):
                 raise wrong()
             converted = int(str(value).replace("_", "")) if row.kind == "int" else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise wrong() from None
-        if not row.least <= converted <= row.most:
+        if not row.least <= converted <= row.most or converted == UNBOUNDED:
             raise wrong()
     elif row.kind == "addresses":
         if isinstance(value, str):

@@ -96,7 +96,7 @@ TABLE: Final[tuple[Row, ...]] = (
 
     Row("circuit_data", "int", "bytes each way", 0,
         "What a circuit may carry; 0: unlimited. Fairness is kept by rates and counts, which end no transfer midway, "
-        "as the 128 KiB of other relays does."),
+        "as the 128 KiB of other relays does.", most=2**63 - 1),
     Row("circuit_duration", "float", "s", 0.0,
         "How long a circuit may last; 0: unlimited. An idle circuit costs a few hundred bytes.",
         most=0xFFFFFFFF),

@@ -47,11 +47,12 @@ def load_or_create_identity(data_dir: Path) -> Identity:
 
 
 def _load(path: Path) -> Identity:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise IdentityError(f"{path} is not a regular file: put the key itself there")
+    # Not following links, not waiting for a pipe: what was looked at may have been exchanged since.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         info = os.fstat(file.fileno())
-        if not stat.S_ISREG(info.st_mode):
-            raise IdentityError(f"{path} is not a regular file")
         if info.st_uid != os.geteuid():
             raise IdentityError(f"{path} belongs to user {info.st_uid}, not to this one ({os.geteuid()}): chown it")
         if info.st_mode & 0o077:
