@@ -94,9 +94,9 @@ def test_freed_slot_goes_to_the_next(implementation: str, start_node: StartNode,
         try:
             late.call("reserve", relay=node.address)
             return
-        except PeerError:
+        except PeerError as error:
             # The relay learns of the closed socket in its own time, and tells nobody.
-            assert time.monotonic() < deadline, "the slot of a peer that is gone was not freed"
+            assert time.monotonic() < deadline, f"the slot of a peer that is gone was not freed: {error}"
             time.sleep(0.05)
 
 
