@@ -34,6 +34,8 @@ def load_or_create_identity(data_dir: Path) -> Identity:
         if path.exists() or path.is_symlink():
             return _load(path)
         others = [entry.name for entry in data_dir.iterdir() if not entry.name.startswith(f".{FILE}")]
+        if FILE in others:
+            return _load(path)  # another node made it since
         if others:
             raise IdentityError(
                 f"{path} is missing, but {data_dir} holds {', '.join(sorted(others)[:3])}: restore the key from a "
