@@ -47,6 +47,11 @@ ACCEPT_PAUSE: Final = 1.0
 #: Seconds that a closed connection has to take its last bytes.
 CLOSE_GRACE: Final = 2.0
 
+#: Seconds after which sockets that were read are read once more.  uvloop (libuv's uv_poll) ends its watch on a socket
+#: whose poll reports an error, and says so by calling the reader once: if data came with the error that call reads the
+#: data, and the error would never be seen.
+SECOND_LOOK: Final = 0.2
+
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
@@ -103,6 +108,7 @@ class Host:
         self._listeners: list[socket.socket] = []
         self._max_connections = _raise_open_files() - policy.reserved_files
         self._backlog_total = 0
+        self._read_lately: set[Endpoint] = set()
         self._empty: asyncio.Event | None = None
 
     # Life.
@@ -245,6 +251,9 @@ class Host:
             connection.receive_eof()
             self._lost(endpoint, "connection closed by the peer")
             return
+        if not self._read_lately:
+            self._loop.call_later(SECOND_LOOK, self._look_again)
+        self._read_lately.add(endpoint)
         now = self._now()
         try:
             connection.buffer_filled(size, now)
@@ -256,6 +265,16 @@ class Host:
             # A fault of ours, met by what this peer sent: it must cost this connection and no other.
             log.exception("a connection is closed because handling its bytes failed")
             self._lost(endpoint, "internal error")
+
+    def _look_again(self) -> None:
+        """Read what was read lately; nearly always there is nothing (about 1 us), and an error is found late at worst.
+
+        A socket that still has data is looked at again, by the set that its reading begins.
+        """
+        lately, self._read_lately = self._read_lately, set()
+        for endpoint in lately:
+            if self._endpoints.get(endpoint.link) is endpoint:
+                self._readable(endpoint)
 
     def _discard(self, endpoint: Endpoint) -> None:
         """A closed connection is read only to see its end."""
