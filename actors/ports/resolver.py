@@ -1,178 +1,206 @@
-"""From names in multiaddrs to addresses that can be dialled.
+"""Names in addresses become IP addresses: /dns, /dns4, /dns6 by A and AAAA records, /dnsaddr by TXT records.
 
-`/dns4`, `/dns6` and `/dns` stand for the A and AAAA records of a name; `/dnsaddr` for the multiaddrs in its TXT
-records, which may be names again.  Whoever owns the name decides what comes back, so everything is bounded: how deep
-names nest, how many questions one address costs, how many addresses it yields, how long that takes, how much is kept.
-Addresses of private networks are passed on: whether to dial one is the dialler's choice.
+    /dns4/relay.example/tcp/4001     A of relay.example            /ip4/192.0.2.1/tcp/4001
+    /dnsaddr/relay.example/p2p/ID    TXT of _dnsaddr.relay.example  dnsaddr=/ip4/192.0.2.1/tcp/4001/p2p/ID
+                                                                   dnsaddr=/dnsaddr/eu.relay.example/p2p/ID
 
-Source: https://github.com/multiformats/multiaddr/blob/master/protocols/DNSADDR.md
+A name is written by whoever owns it, and its records may lead to others, in a circle or a tree without end.  So each
+resolution is bounded: in depth, in queries, in answers, in time; and so is what is remembered of them.
+
+Source: https://github.com/multiformats/multiaddr/blob/master/protocols/DNSADDR.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
+import ipaddress
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Final
 
 import aiodns
-from multiaddr import Multiaddr
 
-#: The record types that a component asks for.
-_QUESTIONS: Final = {"dns": ("A", "AAAA"), "dns4": ("A",), "dns6": ("AAAA",), "dnsaddr": ("TXT",)}
+from actors.dial_address import DialAddress, DialAddressError, parse_dial_address
 
-#: Longest TXT entry that is read: a DNS name (253), a peer id and a transport fit several times.
-_MAX_ENTRY: Final = 1024
+PREFIX: Final = "dnsaddr="
+
+#: Families that a name of each kind is asked for.
+_TYPES: Final = {"dns": ("A", "AAAA"), "dns4": ("A",), "dns6": ("AAAA",), "dnsaddr": ("TXT",)}
+_TYPE_NUMBERS: Final = {"A": 1, "TXT": 16, "AAAA": 28}
+
+#: c-ares' error numbers (ares.h) of the failures that a person can do something about.
+_MEANINGS: Final = {
+    1: "it has no such record",
+    2: "the DNS server could not read the question",
+    3: "the DNS server failed; try again later",
+    4: "there is no such name; check its spelling",
+    6: "the DNS server refused; ask its operator, or use another",
+    8: "it is no valid name",
+    10: "the DNS server's answer makes no sense",
+    11: "no DNS server can be reached; check the network",
+    12: "the DNS server did not answer; check the network, or try again later",
+}
 
 
 class ResolveError(Exception):
-    """No address was found: the message names the address and says why."""
+    """A name has no address that can be dialled; the message says which, why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolverPolicy:
-    """``max_depth``: names behind names.  ``max_questions``: DNS questions for one address.  ``max_addresses``: of the
-    answer; more are left out.  ``timeout``: s for one address in all.  ``max_cached``: answers kept, each for as long
-    as its records allow, but at most ``max_ttl`` s, and ``failure_ttl`` s for a name that has no such record."""
+    """Bounds of one resolution: ``timeout`` in seconds (the setting resolver_timeout); ``max_depth``: /dnsaddr records
+    that lead to others; ``max_queries``; ``max_answers``: of a resolution and of a record set.  Bounds of what is
+    remembered: ``max_cached`` record sets, each for its TTL but at most ``max_ttl`` seconds."""
 
-    max_depth: int = 4
-    max_questions: int = 32
-    max_addresses: int = 64
     timeout: float = 5.0
+    max_depth: int = 4
+    max_queries: int = 16
+    max_answers: int = 32
     max_cached: int = 1024
     max_ttl: float = 3600.0
-    failure_ttl: float = 10.0
 
 
-class _Search:
-    """What is found for one address, and what may still be asked."""
+@dataclass(slots=True)
+class _Resolution:
+    """What one call of :meth:`Resolver.resolve` has used up and found."""
 
-    __slots__ = ("failures", "found", "questions")
-
-    def __init__(self, questions: int) -> None:
-        self.questions = questions
-        self.found: dict[str, Multiaddr] = {}
-        self.failures: list[str] = []
+    asked: str
+    queries: int = 0
+    found: dict[str, None] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)
 
 
 class Resolver:
-    """Resolves through the system's DNS servers, or ``nameservers`` (``"IP"`` or ``"IP:port"``).
+    """``nameservers``: ``127.0.0.1:5353``; those of the system when None.  ``now``: seconds that never go back."""
 
-    Belongs to the running loop; :meth:`close` it.  The hosts file is honoured, search domains are not: a multiaddr's
-    name is complete.
-    """
-
-    def __init__(self, policy: ResolverPolicy | None = None, nameservers: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        policy: ResolverPolicy | None = None,
+        *,
+        nameservers: Sequence[str] | None = None,
+        now: Callable[[], float] = monotonic,
+    ) -> None:
         self._policy = policy or ResolverPolicy()
-        # A server that is silent is asked once more, within the time that one address may take.
-        self._dns = aiodns.DNSResolver(nameservers, timeout=self._policy.timeout / 4, tries=2, domains=[])
+        self._nameservers = nameservers
+        self._now = now
+        self._dns: aiodns.DNSResolver | None = None
         self._cache: OrderedDict[tuple[str, str], tuple[float, tuple[str, ...]]] = OrderedDict()
-        self._loop = asyncio.get_running_loop()
 
-    async def resolve(self, address: Multiaddr) -> list[Multiaddr]:
-        """The addresses that ``address`` stands for: itself if it does not begin with a name.  ResolveError if none.
+    async def resolve(self, address: str) -> list[str]:
+        """The ``/ip4|ip6/.../tcp/PORT[/p2p/ID]`` addresses of a multiaddr, in the order of their records.
 
-        Where some names fail or time runs out, what was found until then is the answer.
+        An address without a name is returned as it is.  ResolveError when there is none; what was found within the
+        bounds is returned though they cut off the rest.
         """
-        search = _Search(self._policy.max_questions)
+        try:
+            asked = parse_dial_address(address)
+        except DialAddressError as error:
+            raise ResolveError(str(error)) from error
+        resolution = _Resolution(asked.value)
         try:
             async with asyncio.timeout(self._policy.timeout):
-                await self._expand(address, 0, search)
+                await self._follow(resolution, asked, asked, 0)
         except TimeoutError:
-            search.failures.append(f"no answer within {self._policy.timeout:g} s")
-        if not search.found:
-            raise ResolveError(f"{address}: {search.failures[0] if search.failures else 'no address'}")
-        return list(search.found.values())
+            resolution.faults.append(
+                f"DNS took longer than {self._policy.timeout:g} s (resolver_timeout); check the network, or try again"
+            )
+        if not resolution.found:
+            why = "; ".join(dict.fromkeys(resolution.faults)) or "its records name no TCP address that can be dialled"
+            raise ResolveError(f"cannot resolve {asked.value} (/{asked.host}): {why}")
+        return list(resolution.found)
 
     async def close(self) -> None:
-        """Call off what is being asked."""
-        await self._dns.close()
+        """Ask no more."""
+        if self._dns is not None:
+            await self._dns.close()
+            self._dns = None
 
-    async def _expand(self, address: Multiaddr, depth: int, search: _Search) -> None:
-        if len(search.found) >= self._policy.max_addresses:
+    async def _follow(self, resolution: _Resolution, asked: DialAddress, address: DialAddress, depth: int) -> None:
+        """Add what ``address`` stands for to what was found."""
+        policy = self._policy
+        if asked.peer is not None and address.peer is not None and address.peer != asked.peer:
             return
-        protocol, name = next(iter(address.items()))
-        kinds = _QUESTIONS.get(protocol.name)
-        if kinds is None:
-            search.found.setdefault(str(address), address)
+        if not address.named:
+            if len(resolution.found) < policy.max_answers:
+                resolution.found[str(address)] = None
             return
-        rest = address.split()[1:]
-        if protocol.name == "dnsaddr" and depth >= self._policy.max_depth:
-            search.failures.append(f"names are nested more than {self._policy.max_depth} deep")
+        if str(address) in resolution.seen:
             return
-        for kind in kinds:
-            for text in await self._ask(str(name), kind, search):
-                candidate = _from_entry(text, rest) if kind == "TXT" else _from_ip(text, rest)
-                if candidate is not None:
-                    await self._expand(candidate, depth + 1, search)
+        resolution.seen.add(str(address))
+        if depth >= policy.max_depth:
+            resolution.faults.append(
+                f"{address.value} lies more than {policy.max_depth} names deep; its owner must fix it"
+            )
+            return
+        for kind in _TYPES[address.host]:
+            if len(resolution.found) >= policy.max_answers:
+                return
+            name = f"_dnsaddr.{address.value}" if kind == "TXT" else address.value
+            for record in await self._records(resolution, name, kind):
+                next_address = _dnsaddr(record) if kind == "TXT" else _at(address, record)
+                if next_address is not None:
+                    await self._follow(resolution, asked, next_address, depth + 1)
 
-    async def _ask(self, name: str, kind: str, search: _Search) -> tuple[str, ...]:
-        """The records of ``kind``; none if there are none, with a line in ``search.failures``."""
-        if search.questions <= 0:
-            search.failures.append(f"more than {self._policy.max_questions} questions")
+    async def _records(self, resolution: _Resolution, name: str, kind: str) -> tuple[str, ...]:
+        key = (name.lower(), kind)
+        cached = self._cache.get(key)
+        if cached is not None:
+            if self._now() < cached[0]:
+                self._cache.move_to_end(key)
+                return cached[1]
+            del self._cache[key]
+        if resolution.queries >= self._policy.max_queries:
+            resolution.faults.append(f"it takes more than {self._policy.max_queries} queries; its owner must fix it")
             return ()
-        search.questions -= 1
-        key = (name.lower().rstrip("."), kind)
-        now = self._loop.time()
-        kept = self._cache.get(key)
-        if kept is not None and kept[0] > now:
-            self._cache.move_to_end(key)
-            answer = kept[1]
-        else:
-            try:
-                ttl, answer = await (self._texts(key[0]) if kind == "TXT" else self._ips(key[0], kind))
-            except aiodns.error.DNSError as error:
-                if error.args[0] not in (aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_ENODATA):
-                    search.failures.append(f"{name} ({kind}): {error.args[-1]}")
-                    return ()
-                ttl, answer = self._policy.failure_ttl, ()
-            self._keep(key, now + min(ttl, self._policy.max_ttl), answer)
-        if not answer:
-            search.failures.append(f"{name} has no {kind} record")
-        return answer
+        resolution.queries += 1
+        try:
+            result = await self._channel().query_dns(name, kind)
+        except aiodns.error.DNSError as error:
+            meaning = _MEANINGS.get(error.args[0], str(error.args[-1]))
+            resolution.faults.append(f"{kind} of {name}: {meaning}")
+            return ()
+        records, ttl = self._read(result, kind)
+        if ttl > 0:
+            self._cache[key] = (self._now() + min(ttl, self._policy.max_ttl), records)
+            if len(self._cache) > self._policy.max_cached:
+                self._cache.popitem(last=False)
+        return records
 
-    def _keep(self, key: tuple[str, str], until: float, answer: tuple[str, ...]) -> None:
-        self._cache[key] = (until, answer)
-        self._cache.move_to_end(key)
-        while len(self._cache) > self._policy.max_cached:
-            self._cache.popitem(last=False)
-
-    async def _ips(self, name: str, kind: str) -> tuple[float, tuple[str, ...]]:
-        family = socket.AF_INET if kind == "A" else socket.AF_INET6
-        result = await self._dns.getaddrinfo(name, family=family, type=socket.SOCK_STREAM)
-        nodes = [node for node in result.nodes if node.family == family][: self._policy.max_addresses]
-        texts = [node.addr[0].decode() if isinstance(node.addr[0], bytes) else node.addr[0] for node in nodes]
-        return min((float(node.ttl) for node in nodes), default=0.0), tuple(texts)
-
-    async def _texts(self, name: str) -> tuple[float, tuple[str, ...]]:
-        """The ``dnsaddr=`` entries of a name, without that prefix; other TXT records may stand beside them."""
-        result = await self._dns.query_dns(f"_dnsaddr.{name}", "TXT")
-        found: list[str] = []
+    def _read(self, result: Any, kind: str) -> tuple[tuple[str, ...], float]:
+        """(the records of ``kind``, the least TTL on the way to them), no more than a resolution may find."""
+        records: list[str] = []
         ttl = self._policy.max_ttl
         for record in result.answer:
-            data = getattr(record.data, "data", b"")
-            if data.startswith(b"dnsaddr=") and len(data) <= _MAX_ENTRY and len(found) < self._policy.max_addresses:
-                found.append(data.removeprefix(b"dnsaddr=").decode("utf-8", "replace"))
-                ttl = min(ttl, float(record.ttl))
-        return (ttl if found else self._policy.failure_ttl), tuple(found)
+            ttl = min(ttl, record.ttl)
+            if record.type != _TYPE_NUMBERS[kind] or len(records) >= self._policy.max_answers:
+                continue
+            if kind == "TXT":
+                text = record.data.data.decode("ascii", "replace")
+                if text.startswith(PREFIX):
+                    records.append(text.removeprefix(PREFIX))
+            else:
+                records.append(str(ipaddress.ip_address(record.data.addr)))
+        return tuple(records), ttl
+
+    def _channel(self) -> aiodns.DNSResolver:
+        if self._dns is None:
+            # A lost datagram is asked for again twice within the whole time.
+            self._dns = aiodns.DNSResolver(nameservers=self._nameservers, timeout=self._policy.timeout / 4, tries=3)
+        return self._dns
 
 
-def _from_ip(ip: str, rest: Sequence[Multiaddr]) -> Multiaddr:
-    address = Multiaddr(f"/ip6/{ip}" if ":" in ip else f"/ip4/{ip}")
-    for part in rest:
-        address = address.encapsulate(part)
-    return address
+def _at(address: DialAddress, ip: str) -> DialAddress:
+    version = "ip6" if ":" in ip else "ip4"
+    return DialAddress(version, ip, address.port, address.peer)
 
 
-def _from_entry(entry: str, suffix: Sequence[Multiaddr]) -> Multiaddr | None:
-    """The address of a TXT entry; None if it is none, or does not end as the address that was asked for does."""
+def _dnsaddr(text: str) -> DialAddress | None:
+    """What a record leads to; None for a transport that this node does not dial, or for what is no multiaddr."""
     try:
-        address = Multiaddr(entry)
-        parts = address.split()
-    except Exception:  # multiaddr raises many types for one thing: the entry is no multiaddr
+        address = parse_dial_address(text)
+    except DialAddressError:
         return None
-    if not parts or (suffix and parts[-len(suffix) :] != list(suffix)):
-        return None
-    return address
+    return address if address.target is None else None

@@ -1,0 +1,380 @@
+"""A libp2p peer that dials through relays and is reached through them, for asyncio programs.
+
+    async with Client(identity, handlers={"/echo/1.0.0": echo}) as client:
+        reservation = await client.reserve("/dns4/relay.example/tcp/4001/p2p/12D3Koo...")
+        print(reservation.addresses)                       # what others dial; kept until closed
+        peer = await client.connect(f"{relay}/p2p-circuit/p2p/{other}")
+        stream = await peer.open("/echo/1.0.0")
+        await stream.write(b"hello")
+        await stream.finish()
+        print(await stream.read())
+
+The protocol is CircuitClient's (actors/circuit_client.py).  This is its sockets, its clock, and what waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+from asyncio.staggered import staggered_race
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, Final
+
+from actors.circuit_client import CircuitClient, ClientPolicy
+from actors.client_streams import ByteStream
+from actors.dial_address import DialAddress, DialAddressError, parse_dial_address
+from actors.peer_link import PeerLink, Refusal
+from actors.ports.connections import (
+    ClientError,
+    DialError,
+    PeerConnection,
+    PeerStream,
+    RelayRefused,
+    StreamError,
+)
+from actors.ports.held_reservation import Reservation
+from actors.ports.host import random_bytes, wall_clock
+from actors.ports.resolver import ResolveError, Resolver
+from actors.refresh_schedule import RefreshPolicy, RefreshSchedule
+from protocol.addresses import encode_tcp
+from protocol.identity import Identity, PeerId
+from protocol.noise import StaticKey
+from protocol.relay_hop import ReservationGranted
+
+__all__ = [
+    "Client",
+    "ClientError",
+    "DialError",
+    "PeerConnection",
+    "PeerStream",
+    "RelayRefused",
+    "Reservation",
+    "StreamError",
+]
+
+log = logging.getLogger(__name__)
+
+#: Seconds for a TCP connection to be made; and before the next address of a name is tried beside it (RFC 8305).
+CONNECT_TIMEOUT: Final = 10.0
+ATTEMPT_DELAY: Final = 0.25
+
+#: Seconds that good-byes have to leave when the client closes.
+CLOSE_GRACE: Final = 1.0
+
+
+Handler = Callable[[PeerConnection, PeerStream], Awaitable[None]]
+
+
+class Client:
+    """See the module.  ``handlers``: by protocol, what is done with a stream that a peer opens; a handler's exception
+    resets its stream.  ``accepted``: told of each peer that connected to us through a relay."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        policy: ClientPolicy | None = None,
+        refresh: RefreshPolicy | None = None,
+        resolver: Resolver | None = None,
+        handlers: Mapping[str, Handler] | None = None,
+        accepted: Callable[[PeerConnection], None] = lambda _: None,
+    ) -> None:
+        self.peer_id = identity.peer_id
+        self.now = wall_clock()
+        self.core = CircuitClient(
+            policy or ClientPolicy(),
+            StaticKey(identity, random_bytes(32)),
+            random_bytes,
+            handlers={protocol: partial(self._handle, handler) for protocol, handler in (handlers or {}).items()},
+            accepted=lambda link: accepted(self._connection(link)),
+        )
+        self._refresh = refresh or RefreshPolicy()
+        self._resolver = resolver or Resolver()
+        self._connections: dict[PeerLink, PeerConnection] = {}
+        self._dialling: dict[str, asyncio.Task[PeerConnection]] = {}
+        self._reservations: set[Reservation] = set()
+        self._handling: set[asyncio.Task[None]] = set()
+        self._sockets: set[Socket] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._empty: asyncio.Event | None = None
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self, address: str) -> PeerConnection:
+        """The peer at a multiaddr, through its relay if it names one.  DialError, RelayRefused."""
+        parsed = _parse(address)
+        relay = await self.dial(parsed)
+        if parsed.target is None:
+            return relay
+        if parsed.target == self.peer_id:
+            raise DialError(f"{parsed.target} is this peer itself")
+        return await self._dial_through(relay, parsed.target)
+
+    async def reserve(self, relay: str) -> Reservation:
+        """A reservation on the relay at a multiaddr, kept until it is closed.  DialError, RelayRefused."""
+        address = _parse(relay.removesuffix("/").removesuffix("/p2p-circuit"))
+        if address.target is not None:
+            raise DialError(f"{relay} is the address of a peer behind a relay: give that of the relay alone")
+        reservation = Reservation(self, address, RefreshSchedule(self._refresh))
+        await reservation.refresh()
+        self._reservations.add(reservation)
+        self.reservation_changed()
+        reservation.keep()
+        return reservation
+
+    async def close(self) -> None:
+        """Say good-bye to every peer and end."""
+        for reservation in list(self._reservations):
+            await reservation.close()
+        tasks = [*self._dialling.values(), *self._handling]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for link in list(self.core.links):
+            self.core.close(link, self.now())
+        self.turn()
+        if self._sockets:
+            self._empty = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), CLOSE_GRACE)
+        for socket in list(self._sockets):
+            socket.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._resolver.close()
+
+    # For the parts above.
+
+    def turn(self) -> None:
+        """Write what there is to write, and set the clock for what is due next."""
+        self.core.flush()
+        when = self.core.next_deadline()
+        if when is None or (self._timer is not None and when == self._timer_at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = asyncio.get_running_loop().call_later(max(when - self.now(), 0.0), self._due)
+
+    async def dial(self, address: DialAddress) -> PeerConnection:
+        """A direct connection to the peer or relay of ``address``: the one that there is, or a new one."""
+        for connection in self._connections.values():
+            if connection.usable and connection.relay is None and connection.peer == address.peer:
+                return connection
+        key = f"{address.transport}/p2p/{address.peer}"
+        task = self._dialling.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._dial(address))
+            self._dialling[key] = task
+            task.add_done_callback(lambda _: self._dialling.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def ask_reservation(self, connection: PeerConnection) -> ReservationGranted:
+        link = self._link(connection)
+        answered: asyncio.Future[ReservationGranted | Refusal] = asyncio.get_running_loop().create_future()
+        self.core.reserve(link, partial(_resolve, answered), self.now())
+        self.turn()
+        answer = await answered
+        if isinstance(answer, Refusal):
+            raise RelayRefused(f"no reservation on {link.peer}", answer)
+        return answer
+
+    def forget(self, reservation: Reservation) -> None:
+        self._reservations.discard(reservation)
+        self.reservation_changed()
+
+    def reservation_changed(self) -> None:
+        addresses = [address for one in self._reservations for address in one.reached_at]
+        self.core.addresses = tuple(dict.fromkeys(addresses))
+
+    def socket_opened(self, socket: Socket) -> None:
+        self._sockets.add(socket)
+
+    def socket_closed(self, socket: Socket) -> None:
+        self._sockets.discard(socket)
+        if self._empty is not None and not self._sockets:
+            self._empty.set()
+
+    # Dialling.
+
+    async def _dial(self, address: DialAddress) -> PeerConnection:
+        found = [address]
+        if address.named:
+            try:
+                found = [_parse(text) for text in await self._resolver.resolve(str(_without_target(address)))]
+            except ResolveError as error:
+                raise DialError(str(error)) from error
+        attempts = [partial(self._dial_ip, candidate, address.peer or candidate.peer) for candidate in found]
+        connection: PeerConnection | None
+        connection, _, failures = await staggered_race(attempts, ATTEMPT_DELAY)
+        if connection is not None:
+            return connection
+        told = [f"{each.transport}: {_reason(failure)}" for each, failure in zip(found, failures, strict=False)]
+        raise DialError(f"cannot connect to {'; '.join(told[:4])}{' ...' if len(told) > 4 else ''}")
+
+    async def _dial_ip(self, address: DialAddress, expected: PeerId | None) -> PeerConnection:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, socket = await asyncio.get_running_loop().create_connection(
+                    lambda: Socket(self, expected), address.value, address.port
+                )
+        except TimeoutError:
+            raise DialError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise DialError(_reason(error)) from error
+        connection = self._connection(socket.link)
+        await connection.wait_ready()
+        return connection
+
+    async def _dial_through(self, relay: PeerConnection, target: PeerId) -> PeerConnection:
+        answered: asyncio.Future[PeerLink | Refusal] = asyncio.get_running_loop().create_future()
+
+        def answer(result: PeerLink | Refusal) -> None:
+            if not answered.done():
+                answered.set_result(result)
+            elif isinstance(result, PeerLink):  # whoever asked has gone
+                asyncio.get_running_loop().call_soon(self._close_link, result)
+
+        self.core.connect(self._link(relay), target, answer, self.now())
+        self.turn()
+        result = await answered
+        if isinstance(result, Refusal):
+            raise RelayRefused(f"no circuit to {target} through {relay.peer}", result)
+        connection = self._connection(result)
+        await connection.wait_ready()
+        return connection
+
+    # What the core tells.
+
+    def _handle(self, handler: Handler, link: PeerLink, view: ByteStream) -> None:
+        stream = PeerStream(self, view)
+
+        async def run() -> None:
+            try:
+                await handler(self._connection(link), stream)
+            except asyncio.CancelledError:
+                stream.reset()
+                raise
+            except StreamError:
+                stream.reset()
+            except Exception:
+                log.exception("the handler of %s failed", stream.protocol)
+                stream.reset()
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
+
+    def _connection(self, link: PeerLink) -> PeerConnection:
+        connection = self._connections.get(link)
+        if connection is None:
+            connection = PeerConnection(self, link)
+            if not link.ended:
+                self._connections[link] = connection
+        for other in [other for other in self._connections if other.ended]:
+            del self._connections[other]
+        return connection
+
+    def _link(self, connection: PeerConnection) -> PeerLink:
+        return connection._link
+
+    def _close_link(self, link: PeerLink) -> None:
+        self.core.close(link, self.now())
+        self.turn()
+
+    def _due(self) -> None:
+        self._timer = None
+        self.core.handle_deadline(self.now())
+        self.turn()
+
+
+class Socket(asyncio.Protocol):
+    """The wire of one direct connection."""
+
+    def __init__(self, client: Client, expected: PeerId | None) -> None:
+        self._client = client
+        self._expected = expected
+        self._transport: asyncio.Transport | None = None
+        self.link: PeerLink
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self._transport = transport  # type: ignore[assignment]
+        self._client.socket_opened(self)
+        host, port, *_ = transport.get_extra_info("peername")
+        observed = encode_tcp(ipaddress.ip_address(host.partition("%")[0]), port)
+        self.link = self._client.core.attach(self, self._expected, self._client.now(), observed=observed)
+        self._client.turn()
+
+    def data_received(self, data: bytes) -> None:
+        client = self._client
+        try:
+            client.core.received(self.link, data, client.now())
+        except Exception:
+            # A fault of ours, met by what this peer sent: it must cost this connection and no other.
+            log.exception("a connection is closed because handling its bytes failed")
+            client.core.close(self.link, client.now())
+        client.turn()
+
+    def pause_writing(self) -> None:
+        self.link.connection.blocked = True
+
+    def resume_writing(self) -> None:
+        self.link.connection.blocked = False
+        self._client.core.drained(self.link)
+        self._client.turn()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        reason = f"connection lost: {_reason(error)}" if error is not None else "the peer closed the connection"
+        self._client.core.lost(self.link, reason, self._client.now())
+        self._client.socket_closed(self)
+        self._client.turn()
+
+    # Wire.
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _parse(text: str) -> DialAddress:
+    try:
+        return parse_dial_address(text)
+    except DialAddressError as error:
+        raise DialError(str(error)) from error
+
+
+def _without_target(address: DialAddress) -> DialAddress:
+    return DialAddress(address.host, address.value, address.port, address.peer)
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, OSError) and error.errno:
+        import os
+
+        return os.strerror(error.errno).lower()
+    return str(error) or type(error).__name__
+
+
+def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
+    if not future.done():
+        future.set_result(answer)
