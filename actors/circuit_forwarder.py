@@ -15,10 +15,10 @@ without coming here.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from actors.actor import Send
 from actors.deadlines import Deadlines
@@ -32,14 +32,13 @@ from actors.inbound_streams import (
     StreamOwner,
     deliver,
 )
-from actors.rate_limit import KeyedBuckets
+from actors.links import ForwarderPolicy, Link, Links
 from actors.relay_streams import Admission, HopStream, StopStream
 from protocol import identify, messages, perf, ping, relay_hop
 from protocol.arena import Arena
-from protocol.connection import Connection, ConnectionLimits, State
+from protocol.connection import State
 from protocol.envelope import seal_peer_record, seal_voucher
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.identity import PeerId
 from protocol.noise import StaticKey
 from protocol.relay_hop import Limit, Status
 from protocol.switching import Circuit, Switch
@@ -58,49 +57,6 @@ PROTOCOL_VERSION: Final = "descord/0.1.0"
 
 #: Seconds between two reports of what was forwarded.
 COUNTERS_INTERVAL: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class ForwarderPolicy:
-    """The limits of one forwarder.  Each is a setting of the same name (actors/settings.py says why)."""
-
-    max_connections: int = 4096
-    max_connections_per_ip: int = 64
-    connection_rate_per_ip: float = 120.0  # a minute
-    rate_limits: bool = True
-    idle_timeout: float = 60.0
-    stream_timeout: float = 30.0
-    stop_timeout: float = 30.0
-    circuit_window: int = 1024 * 1024
-    serve_perf: bool = False
-    connection: ConnectionLimits = field(default_factory=ConnectionLimits)
-
-
-class Link:
-    """What the forwarder knows of one connection, beside the wire.
-
-    ``address``: the remote IP as text.  ``remote``, ``local``: binary multiaddrs.  ``handle``: the host's.
-    """
-
-    __slots__ = (
-        "address", "agent", "circuits", "connection", "handle", "id", "idle_since", "local", "relayed", "remote",
-        "reserved_until",
-    )  # fmt: skip
-
-    def __init__(
-        self, link_id: int, connection: Connection, address: str, remote: bytes, local: bytes, *, relayed: bool
-    ) -> None:
-        self.id = link_id
-        self.connection = connection
-        self.address = address
-        self.remote = remote
-        self.local = local
-        self.relayed = relayed
-        self.handle: Any = None
-        self.agent = ""
-        self.idle_since: float | None = None
-        self.reserved_until = 0.0
-        self.circuits = 0
 
 
 class CircuitForwarder:
@@ -126,27 +82,21 @@ class CircuitForwarder:
         self.policy = policy
         self.arena = arena or Arena()
         self.switch = Switch(self.arena, policy.circuit_window)
-        self.links: dict[int, Link] = {}
         self.circuits: dict[int, Circuit] = {}
         self.refusals: Counter[str] = Counter()
-        self._static = static
         self._identity = static.identity
         self._peer = static.identity.peer_id
-        self._randomness = randomness
         self._pid = pid
         self._addresses: tuple[bytes, ...] = ()
         self._peer_record = b""
         self._relay_server = relay_server
-        self._per_address: Counter[str] = Counter()
-        self._arrivals = KeyedBuckets(
-            policy.connection_rate_per_ip / 60, max(policy.connection_rate_per_ip / 4, 1), max_keys=16_384
-        )
         self._deadlines = Deadlines()
+        self._links = Links(policy, self.switch, static, randomness, self._deadlines, self.refusals)
+        self.links = self._links.table
         self._asked: dict[int, HopStream] = {}
         self._opening: dict[int, Admission] = {}
         self._producers: dict[PerfAnswer, None] = {}
         self._sends: list[Send] = []
-        self._next_link = 1
         self._next_request = 1
         self._reported: object = None
         self._record_sequence = 0
@@ -201,34 +151,11 @@ class CircuitForwarder:
 
     def admit(self, address: str, now: float) -> str:
         """Whether a connection from ``address`` may be accepted: "" or the limit that forbids it."""
-        policy = self.policy
-        if len(self.links) >= policy.max_connections:
-            reason = "max_connections"
-        elif self._per_address[address] >= policy.max_connections_per_ip:
-            reason = "max_connections_per_ip"
-        elif policy.rate_limits and not self._arrivals.take(address, now):
-            reason = "connection_rate_per_ip"
-        else:
-            return ""
-        self.refusals[reason] += 1
-        return reason
+        return self._links.admit(address, now)
 
     def accept(self, address: str, remote: bytes, local: bytes, now: float, *, relayed: bool = False) -> Link:
         """A connection that :meth:`admit` let in.  The host fills and flushes ``link.connection``."""
-        connection = Connection(
-            self.switch,
-            self._static,
-            self._randomness(32),
-            now,
-            initiator=False,
-            limits=self.policy.connection,
-        )
-        link = Link(self._next_link, connection, address, remote, local, relayed=relayed)
-        self._next_link += 1
-        connection.owner = link
-        self.links[link.id] = link
-        self._per_address[address] += 1
-        self._watch(link, now)
+        link = self._links.accept(address, remote, local, now, relayed=relayed)
         self._schedule_counters(now)
         return link
 
@@ -264,14 +191,10 @@ class CircuitForwarder:
 
     def lost(self, link: Link, reason: str) -> None:
         """The connection is gone, by whoever's will: its circuits, streams and reservation with it."""
-        if self.links.pop(link.id, None) is None:
+        if not self._links.remove(link):
             return
         connection = link.connection
         connection.state = State.CLOSED
-        self._per_address[link.address] -= 1
-        if not self._per_address[link.address]:
-            del self._per_address[link.address]
-        self._deadlines.cancel(link)
         session = connection.session
         self.switch.abandon(session, reason)
         for stream in list(session.streams.values()):
@@ -280,7 +203,7 @@ class CircuitForwarder:
             if stream.owner is not None:
                 deliver(stream, stream.owner.was_reset)
         if link.reserved_until:
-            self._tell(messages.ReservationEnded(forwarder=self.name, connection=link.id, peer=_peer(link).bytes))
+            self._tell(messages.ReservationEnded(forwarder=self.name, connection=link.id, peer=link.peer.bytes))
         self._report_ended()
 
     def drained(self, link: Link) -> None:
@@ -381,7 +304,7 @@ class CircuitForwarder:
 
     def _ask(self, request_id: int, hop: HopStream) -> None:
         link: Link = hop.stream.session.connection.owner
-        peer = _peer(link).bytes
+        peer = link.peer.bytes
         if hop.target is None:
             self._tell(messages.ReserveAsked(request_id, self.name, link.id, peer, link.address))
         else:
@@ -417,7 +340,7 @@ class CircuitForwarder:
         hop.grant(
             expires_at,
             [address + suffix for address in addresses],
-            seal_voucher(self._identity, _peer(link), expires_at),
+            seal_voucher(self._identity, link.peer, expires_at),
             _limit(granted.limit_duration, granted.limit_data),
         )
 
@@ -450,7 +373,7 @@ class CircuitForwarder:
             self._failed(admitted.circuit, Status.CONNECTION_FAILED, str(error))
             return
         limit = _limit(admitted.limit_duration, admitted.limit_data)
-        stop = StopStream(stream, _peer(hop.stream.session.connection.owner), limit, self._stop_answered)
+        stop = StopStream(stream, hop.stream.session.connection.owner.peer, limit, self._stop_answered)
         admission = Admission(admitted.circuit, hop, stop, admitted.limit_duration, admitted.limit_data)
         hop.admission = stop.admission = admission
         self._opening[admission.circuit] = admission
@@ -526,47 +449,19 @@ class CircuitForwarder:
             messages.CircuitFailed(circuit=circuit, forwarder=self.name, status=int(status), reason=reason[:200])
         )
 
-    # Connections over time.
-
-    def _watch(self, link: Link, now: float) -> None:
-        """Look at the connection again when the first of its deadlines may have come.
-
-        Receiving does not move the entry: :meth:`_look_at` finds the connection alive and sets the next one, so a
-        busy connection costs one look an interval.
-        """
-        idle = (now if link.idle_since is None else link.idle_since) + self.policy.idle_timeout
-        when = link.connection.next_deadline()
-        self._deadlines.set(link, idle if when is None else min(when, idle), lambda later: self._look_at(link, later))
-
-    def _look_at(self, link: Link, now: float) -> None:
-        connection = link.connection
-        connection.handle_deadline(now)
-        if connection.session.streams or link.reserved_until > now:
-            link.idle_since = None
-        elif connection.state is State.MULTIPLEXED:
-            if link.idle_since is None:
-                link.idle_since = now
-            elif now - link.idle_since >= self.policy.idle_timeout:
-                self.refusals["idle_timeout"] += 1
-                connection.close()
-        if connection.state is State.CLOSED:
-            connection.mark_dirty()
-        else:
-            self._watch(link, now)
-
     # Reports.
 
     def _report(self) -> messages.ForwarderReport:
         reservations = tuple(
-            messages.HeldReservation(link.id, _peer(link).bytes, link.address, link.reserved_until)
+            messages.HeldReservation(link.id, link.peer.bytes, link.address, link.reserved_until)
             for link in self.links.values()
             if link.reserved_until and link.connection.peer is not None
         )
         circuits = tuple(
             messages.HeldCircuit(
                 circuit=circuit.id,
-                source=_peer(circuit.source.session.connection.owner).bytes,
-                target=_peer(circuit.target.session.connection.owner).bytes,
+                source=circuit.source.session.connection.owner.peer.bytes,
+                target=circuit.target.session.connection.owner.peer.bytes,
                 source_connection=circuit.source.session.connection.owner.id,
                 target_connection=circuit.target.session.connection.owner.id,
                 opened_at=circuit.opened_at,
@@ -605,13 +500,6 @@ class CircuitForwarder:
 _P2P: Final = b"\xa5\x03"
 
 
-def _peer(link: Link) -> PeerId:
-    peer = link.connection.peer
-    if peer is None:
-        raise LocalProtocolError("the connection has not proved its peer yet")
-    return peer
-
-
 def _limit(duration: float, data: int) -> Limit | None:
     """The limit as peers are told it; None (no field) when there is none."""
-    return Limit(duration=int(duration), data=data) if duration or data else None
+    return Limit(duration=math.ceil(duration), data=data) if duration or data else None

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from actors.actor import Send
-from actors.circuit_forwarder import AGENT, CircuitForwarder, ForwarderPolicy
+from actors.circuit_forwarder import AGENT, CircuitForwarder
+from actors.links import ForwarderPolicy
 from actors.logs import configure_logging
 from actors.ports.addresses import BindError, announced, bind_targets, reachable
 from actors.ports.host import Host, HostPolicy, random_bytes, wall_clock

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.actor import Send
-from actors.circuit_forwarder import CircuitForwarder, Link
+from actors.circuit_forwarder import CircuitForwarder
+from actors.links import Link
 from protocol.addresses import encode_tcp
 from protocol.connection import Connection, State
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-from actors.circuit_forwarder import CircuitForwarder, ForwarderPolicy, Link
+from actors.circuit_forwarder import CircuitForwarder
+from actors.links import ForwarderPolicy, Link
 from actors.ports.host import Host, HostPolicy, random_bytes, wall_clock
 from protocol.identity import Identity
 from protocol.noise import StaticKey

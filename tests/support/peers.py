@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from actors.circuit_forwarder import CircuitForwarder, ForwarderPolicy, Link
+from actors.circuit_forwarder import CircuitForwarder
+from actors.links import ForwarderPolicy, Link
 from actors.relay_server import RelayServer, RelayServerPolicy
 from protocol import relay_hop, relay_stop
 from protocol.arena import Arena

@@ -1,0 +1,186 @@
+"""The connections of a forwarder: which are let in, how many there are of an address, and which have gone quiet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.deadlines import Deadlines
+from actors.rate_limit import KeyedBuckets
+from protocol.connection import Connection, ConnectionLimits, State
+from protocol.errors import LocalProtocolError
+from protocol.identity import PeerId
+from protocol.noise import StaticKey
+from protocol.switching import Switch
+
+#: Addresses whose rate of new connections is remembered.
+MAX_RATE_KEYS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class ForwarderPolicy:
+    """The limits of one forwarder.  Each is a setting of the same name (actors/settings_table.py says why)."""
+
+    max_connections: int = 4096
+    max_connections_per_ip: int = 64
+    connection_rate_per_ip: float = 240.0  # a minute
+    rate_limits: bool = True
+    idle_timeout: float = 60.0
+    stream_timeout: float = 30.0
+    stop_timeout: float = 15.0
+    circuit_window: int = 1024 * 1024
+    serve_perf: bool = False
+    connection: ConnectionLimits = field(default_factory=ConnectionLimits)
+
+
+class Link:
+    """What a forwarder knows of one connection, beside the wire.
+
+    ``address``: the remote IP as text.  ``remote``, ``local``: binary multiaddrs.  ``relayed``: it came through another
+    relay.  ``reserved_until``: Unix time, seconds, 0: no reservation.  ``handle``: the host's.
+    """
+
+    __slots__ = (
+        "address",
+        "agent",
+        "circuits",
+        "connection",
+        "handle",
+        "id",
+        "idle_since",
+        "local",
+        "relayed",
+        "remote",
+        "reserved_until",
+    )
+
+    def __init__(
+        self, link_id: int, connection: Connection, address: str, remote: bytes, local: bytes, *, relayed: bool
+    ) -> None:
+        self.id = link_id
+        self.connection = connection
+        self.address = address
+        self.remote = remote
+        self.local = local
+        self.relayed = relayed
+        self.handle: Any = None
+        self.agent = ""
+        self.idle_since: float | None = None
+        self.reserved_until = 0.0
+        self.circuits = 0
+
+    @property
+    def peer(self) -> PeerId:
+        """Who is at the other end; LocalProtocolError before that is proved."""
+        peer = self.connection.peer
+        if peer is None:
+            raise LocalProtocolError("the connection has not proved its peer yet")
+        return peer
+
+
+class Links:
+    """See the module.  ``refusals``: counted by the name of the limit."""
+
+    __slots__ = (
+        "_arrivals",
+        "_deadlines",
+        "_next_id",
+        "_per_address",
+        "_policy",
+        "_randomness",
+        "_refusals",
+        "_static",
+        "_switch",
+        "table",
+    )
+
+    def __init__(
+        self,
+        policy: ForwarderPolicy,
+        switch: Switch,
+        static: StaticKey,
+        randomness: Callable[[int], bytes],
+        deadlines: Deadlines,
+        refusals: Counter[str],
+    ) -> None:
+        self.table: dict[int, Link] = {}
+        self._policy = policy
+        self._switch = switch
+        self._static = static
+        self._randomness = randomness
+        self._deadlines = deadlines
+        self._refusals = refusals
+        self._next_id = 1
+        self._per_address: Counter[str] = Counter()
+        rate = policy.connection_rate_per_ip
+        self._arrivals = KeyedBuckets(rate / 60, max(rate / 4, 1), MAX_RATE_KEYS)
+
+    def admit(self, address: str, now: float) -> str:
+        """Whether a connection from ``address`` may be accepted: "" or the limit that forbids it."""
+        policy = self._policy
+        if len(self.table) >= policy.max_connections:
+            reason = "max_connections"
+        elif self._per_address[address] >= policy.max_connections_per_ip:
+            reason = "max_connections_per_ip"
+        elif policy.rate_limits and not self._arrivals.take(address, now):
+            reason = "connection_rate_per_ip"
+        else:
+            return ""
+        self._refusals[reason] += 1
+        return reason
+
+    def accept(self, address: str, remote: bytes, local: bytes, now: float, *, relayed: bool) -> Link:
+        """Take a connection that :meth:`admit` let in."""
+        connection = Connection(
+            self._switch,
+            self._static,
+            self._randomness(32),
+            now,
+            initiator=False,
+            limits=self._policy.connection,
+        )
+        link = Link(self._next_id, connection, address, remote, local, relayed=relayed)
+        self._next_id += 1
+        connection.owner = link
+        self.table[link.id] = link
+        self._per_address[address] += 1
+        self._watch(link, now)
+        return link
+
+    def remove(self, link: Link) -> bool:
+        """Forget ``link``; False when it was forgotten before."""
+        if self.table.pop(link.id, None) is None:
+            return False
+        self._deadlines.cancel(link)
+        self._per_address[link.address] -= 1
+        if not self._per_address[link.address]:
+            del self._per_address[link.address]
+        return True
+
+    def _watch(self, link: Link, now: float) -> None:
+        """Look at the connection again when the first of its deadlines may have come.
+
+        Receiving does not move the entry: :meth:`_look_at` finds the connection alive and sets the next one, so a
+        busy connection costs one look an interval.
+        """
+        idle = (now if link.idle_since is None else link.idle_since) + self._policy.idle_timeout
+        when = link.connection.next_deadline()
+        self._deadlines.set(link, idle if when is None else min(when, idle), lambda later: self._look_at(link, later))
+
+    def _look_at(self, link: Link, now: float) -> None:
+        connection = link.connection
+        connection.handle_deadline(now)
+        if connection.session.streams or link.reserved_until > now:
+            link.idle_since = None
+        elif connection.state is State.MULTIPLEXED:
+            if link.idle_since is None:
+                link.idle_since = now
+            elif now - link.idle_since >= self._policy.idle_timeout:
+                self._refusals["idle_timeout"] += 1
+                connection.close()
+        if connection.state is State.CLOSED:
+            connection.mark_dirty()
+        else:
+            self._watch(link, now)
