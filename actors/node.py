@@ -37,8 +37,10 @@ log = logging.getLogger("actors.node")
 FORWARDER: Final = "forwarder/0"
 RELAY_SERVER: Final = "relay_server"
 
-#: Exit codes: a wrong setting or identity (do not restart), and an actor that keeps failing (restart).
+#: Exit codes: a wrong setting or identity (another start will not cure it), a port that cannot be had now, and an actor
+#: that keeps failing.
 EXIT_SETTINGS: Final = 2
+EXIT_UNAVAILABLE: Final = 69
 EXIT_FAILED: Final = 70
 
 
@@ -249,13 +251,13 @@ async def serve(settings: Settings, identity: Identity) -> int:
     except BindError as error:
         print(f"descord-relay: {error}", file=sys.stderr)
         await node.host.close(0)
-        return EXIT_SETTINGS
+        return EXIT_UNAVAILABLE
     report(node.ready())
     return await node.run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command.  2: a setting or the identity is wrong (stderr says which); 70: an actor kept failing."""
+    """The command.  2: a setting or the identity is wrong; 69: a port cannot be had; 70: an actor kept failing."""
     try:
         settings = load_settings(sys.argv[1:] if argv is None else list(argv), os.environ)
         if settings.print_settings:
