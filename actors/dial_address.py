@@ -68,7 +68,11 @@ def parse_dial_address(text: str) -> DialAddress:
         rest = rest[1:]
     elif names[:1] != ["dnsaddr"]:
         rest = ["?"]
-    if names[0] not in HOSTS or rest not in ([], ["p2p"], ["p2p", "p2p-circuit", "p2p"], ["p2p-circuit", "p2p"]):
+    if (
+        not names
+        or names[0] not in HOSTS
+        or rest not in ([], ["p2p"], ["p2p", "p2p-circuit", "p2p"], ["p2p-circuit", "p2p"])
+    ):
         raise DialAddressError(
             f"{text} cannot be dialled: it must be /ip4, /ip6 or a /dns name, then /tcp/PORT, then /p2p/PEER, and for "
             f"a peer behind a relay /p2p-circuit/p2p/PEER"
@@ -83,7 +87,14 @@ def parse_dial_address(text: str) -> DialAddress:
         elif name == "p2p-circuit":
             behind_relay = True
         elif behind_relay:
-            target = PeerId.parse(value)
+            target = _peer_id(value)
         else:
-            peer = PeerId.parse(value)
+            peer = _peer_id(value)
     return DialAddress(names[0], parts[0][1], port, peer, target)
+
+
+def _peer_id(text: str) -> PeerId:
+    try:
+        return PeerId.parse(text)
+    except ValueError as error:
+        raise DialAddressError(str(error)) from error

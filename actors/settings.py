@@ -63,6 +63,7 @@ class Settings:
     idle_timeout: float
     stream_timeout: float
     stop_timeout: float
+    resolver_timeout: float
     keepalive_interval: float
     keepalive_timeout: float
     rate_limits: bool

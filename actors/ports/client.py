@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 from asyncio.staggered import staggered_race
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -29,6 +30,7 @@ from actors.client_streams import ByteStream
 from actors.dial_address import DialAddress, DialAddressError, parse_dial_address
 from actors.peer_link import PeerLink, Refusal
 from actors.ports.connections import (
+    AddressError,
     ClientError,
     DialError,
     PeerConnection,
@@ -46,6 +48,7 @@ from protocol.noise import StaticKey
 from protocol.relay_hop import ReservationGranted
 
 __all__ = [
+    "AddressError",
     "Client",
     "ClientError",
     "DialError",
@@ -125,7 +128,7 @@ class Client:
         """A reservation on the relay at a multiaddr, kept until it is closed.  DialError, RelayRefused."""
         address = _parse(relay.removesuffix("/").removesuffix("/p2p-circuit"))
         if address.target is not None:
-            raise DialError(f"{relay} is the address of a peer behind a relay: give that of the relay alone")
+            raise AddressError(f"{relay} is the address of a peer behind a relay: give that of the relay alone")
         reservation = Reservation(self, address, RefreshSchedule(self._refresh))
         await reservation.refresh()
         self._reservations.add(reservation)
@@ -360,7 +363,7 @@ def _parse(text: str) -> DialAddress:
     try:
         return parse_dial_address(text)
     except DialAddressError as error:
-        raise DialError(str(error)) from error
+        raise AddressError(str(error)) from error
 
 
 def _without_target(address: DialAddress) -> DialAddress:
@@ -369,8 +372,6 @@ def _without_target(address: DialAddress) -> DialAddress:
 
 def _reason(error: BaseException | None) -> str:
     if isinstance(error, OSError) and error.errno:
-        import os
-
         return os.strerror(error.errno).lower()
     return str(error) or type(error).__name__
 

@@ -31,6 +31,10 @@ class DialError(ClientError):
     """No connection to the peer."""
 
 
+class AddressError(DialError):
+    """Text that is no address which can be dialled."""
+
+
 class RelayRefused(ClientError):
     """A relay refused.  ``refusal`` has its status, reason and when to come back."""
 

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import aiodns
+import pycares
 
 from actors.dial_address import DialAddress, DialAddressError, parse_dial_address
 
@@ -28,7 +30,7 @@ PREFIX: Final = "dnsaddr="
 
 #: Families that a name of each kind is asked for.
 _TYPES: Final = {"dns": ("A", "AAAA"), "dns4": ("A",), "dns6": ("AAAA",), "dnsaddr": ("TXT",)}
-_TYPE_NUMBERS: Final = {"A": 1, "TXT": 16, "AAAA": 28}
+_FAMILIES: Final = {"A": socket.AF_INET, "AAAA": socket.AF_INET6}
 
 #: c-ares' error numbers (ares.h) of the failures that a person can do something about.
 _MEANINGS: Final = {
@@ -157,33 +159,32 @@ class Resolver:
             return ()
         resolution.queries += 1
         try:
-            result = await self._channel().query_dns(name, kind)
+            records, ttl = await self._ask(name, kind)
         except aiodns.error.DNSError as error:
             meaning = _MEANINGS.get(error.args[0], str(error.args[-1]))
             resolution.faults.append(f"{kind} of {name}: {meaning}")
             return ()
-        records, ttl = self._read(result, kind)
         if ttl > 0:
             self._cache[key] = (self._now() + min(ttl, self._policy.max_ttl), records)
             if len(self._cache) > self._policy.max_cached:
                 self._cache.popitem(last=False)
         return records
 
-    def _read(self, result: Any, kind: str) -> tuple[tuple[str, ...], float]:
+    async def _ask(self, name: str, kind: str) -> tuple[tuple[str, ...], float]:
         """(the records of ``kind``, the least TTL on the way to them), no more than a resolution may find."""
-        records: list[str] = []
-        ttl = self._policy.max_ttl
-        for record in result.answer:
-            ttl = min(ttl, record.ttl)
-            if record.type != _TYPE_NUMBERS[kind] or len(records) >= self._policy.max_answers:
-                continue
-            if kind == "TXT":
-                text = record.data.data.decode("ascii", "replace")
-                if text.startswith(PREFIX):
-                    records.append(text.removeprefix(PREFIX))
-            else:
-                records.append(str(ipaddress.ip_address(record.data.addr)))
-        return tuple(records), ttl
+        most = self._policy.max_answers
+        if kind == "TXT":
+            answer = (await self._channel().query_dns(name, kind)).answer
+            data = [record.data.data for record in answer if isinstance(record.data, pycares.TXTRecordData)]
+            texts = [text.decode("ascii", "replace") for text in data]
+            found = [text.removeprefix(PREFIX) for text in texts if text.startswith(PREFIX)]
+            return tuple(found[:most]), min((record.ttl for record in answer), default=0.0)
+        # Through the system's hosts file and search domains, as a person expects of a name that is not a domain's.
+        result = await self._channel().getaddrinfo(name, _FAMILIES[kind], type=socket.SOCK_STREAM)
+        found = [str(ipaddress.ip_address(node.addr[0].decode().partition("%")[0])) for node in result.nodes]
+        return tuple(found[:most]), min(
+            [node.ttl for node in result.nodes] + [alias.ttl for alias in result.cnames], default=0.0
+        )
 
     def _channel(self) -> aiodns.DNSResolver:
         if self._dns is None:
