@@ -1,168 +1,216 @@
-"""Measures this relay beside others on one machine: `python -m tests.benchmarks.run`. README.md says what each row means."""
+"""`python -m tests.benchmarks.run`: measure this relay beside the go, rust and js ones, and write the table.
+
+Every workload runs against each relay in turn before the next workload begins, and all of it is repeated, so that what
+else the machine does falls on all alike. Relays have one core and the clients the others, where there are others.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
-import shutil
-import subprocess
+import statistics
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.measure import CACHE, CLIENT_CORE, RELAY_CORE, RunningRelay
-from tests.benchmarks.contenders import REPOSITORY, Relay, known
-from tests.benchmarks.workloads import FULL, QUICK, WORKLOADS, Bench, Row
+from tests.benchmarks import floor, generator, procfs, relays, table, workloads
+from tests.benchmarks.relays import IMPLEMENTATIONS, BuildError, Relay
+from tests.benchmarks.workloads import Figures, Scale, Seat, Workload
 
-HERE = Path(__file__).parent
-README = HERE / "README.md"
-BEGIN, END = "<!-- results begin -->", "<!-- results end -->"
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+DIRECT = "direct"
+README = Path(__file__).parent / "README.md"
+#: Errors that spoil one measurement and not the run.
+SPOILED = (generator.LoadError, ProcessLookupError, RuntimeError, OSError)
 
 
-def _figure(value: float | None) -> str:
-    if value is None:
-        return "failed"
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-    return f"{value:.{digits}f}"
+class Run:
+    """The relays of one run and the figures so far: workload, then relay, then one dictionary a repeat."""
+
+    def __init__(self, names: Sequence[str], scale: Scale, cache: Path, scratch: Path) -> None:
+        self.names = list(names)
+        self.scale = scale
+        self.samples: dict[str, dict[str, list[Figures]]] = {}
+        self.errors: list[str] = []
+        self._cache = cache
+        self._scratch = scratch
+        self._relay_cores, self._client_cores = procfs.cores()
+        self._running: dict[str, Relay] = {}
+        self._started = 0
+
+    def measure(self, workload: Workload, repeat: int) -> None:
+        """Run a workload against every relay. What goes wrong is kept in `errors`, and costs that measurement only."""
+        turn = repeat % len(self.names)
+        seats = [*self.names[turn:], *self.names[:turn]]
+        if workload.direct:
+            seats.append(DIRECT)
+        for name in seats:
+            began = time.monotonic()
+            relay: Relay | None = None
+            try:
+                if name != DIRECT:
+                    relay = self._start(name) if workload.fresh else self._keep(name)
+                figures = workload.measure(Seat(relay, self._cache, self._client_cores, self.scale.timeout))
+            except SPOILED as error:
+                log = relay.tail() if relay else ""
+                self.errors.append(f"{workload.name}, {name}: {error}")
+                say(f"  {workload.name:22} {name:7} FAILED: {error}\n{log}")
+                self._drop(name)
+            else:
+                self.samples.setdefault(workload.name, {}).setdefault(name, []).append(figures)
+                shown = ", ".join(f"{key} {value:.4g}" for key, value in list(figures.items())[:4])
+                say(f"  {workload.name:22} {name:7} {time.monotonic() - began:5.1f} s  {shown}")
+            finally:
+                if workload.fresh and relay is not None:
+                    relay.stop()
+
+    def medians(self) -> dict[str, dict[str, Figures]]:
+        """The median of each figure over the repeats."""
+        return {
+            workload: {
+                name: {key: statistics.median(one[key] for one in samples) for key in samples[0]}
+                for name, samples in by_relay.items()
+            }
+            for workload, by_relay in self.samples.items()
+        }
+
+    def stop(self) -> None:
+        """End the relays."""
+        for name in list(self._running):
+            self._drop(name)
+
+    def floors(self) -> list[floor.Floor]:
+        """The floor at each write size."""
+        found = []
+        for size in workloads.WRITE_SIZES:
+            found.append(floor.measure(size, self.scale.floor_bytes, self._relay_cores, self._client_cores))
+            say(f"  floor {found[-1]}")
+        return found
+
+    def _keep(self, name: str) -> Relay:
+        relay = self._running.get(name)
+        if relay is None or not relay.alive:
+            relay = self._running[name] = self._start(name)
+        return relay
+
+    def _start(self, name: str) -> Relay:
+        self._started += 1
+        state = self._scratch / f"{name}-{self._started}"
+        return Relay(IMPLEMENTATIONS[name], self._cache, state, self._relay_cores)
+
+    def _drop(self, name: str) -> None:
+        relay = self._running.pop(name, None)
+        if relay is not None:
+            relay.stop()
 
 
-def table(rows: Sequence[Row], relays: Sequence[str]) -> str:
-    """The rows as Markdown, a heading for each group. A `*` marks clients that had no core left."""
-    lines = []
-    for group, some in groupby(rows, key=lambda row: row.group):
-        of_group = list(some)
-        with_floor = any(row.floor is not None for row in of_group)
-        heads = [group, "unit", *relays, *(["floor"] if with_floor else [])]
-        lines += ["", f"| {' | '.join(heads)} |", f"| {' | '.join(['---', '---', *['---:'] * (len(heads) - 2)])} |"]
-        for row in of_group:
-            cells = [_figure(row.figures.get(name)) + ("*" if name in row.bound else "") for name in relays]
-            cells += [_figure(row.floor) if row.floor is not None else ""] if with_floor else []
-            lines.append(f"| {row.title} | {row.unit} | {' | '.join(cells)} |")
-    return "\n".join(lines[1:])
+def say(line: str) -> None:
+    """Progress goes to stderr: stdout has the table."""
+    print(line, file=sys.stderr, flush=True)
 
 
-def _processor() -> str:
-    found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found[1] if found else platform.machine()
-
-
-def _commit() -> str:
-    ran = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    return ran.stdout.strip()
-
-
-def circumstances(relays: Sequence[Relay], quick: bool) -> dict[str, Any]:
-    return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "load": round(os.getloadavg()[0], 1),
-        "quick": quick,
-        "relays": {relay.name: relay.version for relay in relays},
-    }
-
-
-def render(of: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    versions = ", ".join(f"{name}: {version}" for name, version in of["relays"].items())
-    scale = "one quick run" if of["quick"] else f"medians of {FULL.repeats} runs"
-    head = f"{of['when'][:10]}, {of['commit']}; {of['processor']}, {of['cores']} cores; {versions}; {scale}."
-    return f"{head}\n\n{table(rows, list(of['relays']))}\n"
-
-
-def choose(names: Sequence[str]) -> list[Relay]:
-    """The relays of these names, built. One whose toolchain is missing is left out, and said so."""
-    chosen = []
+def build(names: Sequence[str], cache: Path) -> list[str]:
+    """Build the load and the relays. Those that cannot be built here are left out, loudly. BuildError without load."""
+    say("building the load generator")
+    generator.build(cache)
+    built = []
     for name in names:
-        relay = known()[name]
-        if not relay.buildable:
-            say(f"LEFT OUT: the {name} relay needs {relay.tool}, which is not installed")
-            continue
-        relay.prepare()
-        chosen.append(relay)
-    return chosen
+        one = IMPLEMENTATIONS[name]
+        if one.folder is not None:
+            say(f"building the {name} relay")
+            try:
+                relays.build(one.folder, one.needs, one.install, cache)
+            except BuildError as error:
+                say(f"!!! LEFT OUT: {name}: {error}")
+                continue
+        built.append(name)
+    return built
 
 
-def measure(relays: Sequence[Relay], names: Sequence[str], quick: bool) -> list[Row]:
-    by_name = {relay.name: relay for relay in relays}
-
-    def start(name: str) -> RunningRelay:
-        return RunningRelay(name, by_name[name].command, REPOSITORY)
-
-    rows: list[Row] = []
-    with ExitStack() as running:
-        started = {}
-        for name in by_name:
-            started[name] = start(name)
-            running.callback(started[name].stop)
-        bench = Bench(started, start, QUICK if quick else FULL, say)
-        for name in names:
-            say(f"{datetime.now():%H:%M:%S} {name}")
-            found = WORKLOADS[name](bench)
-            rows += found
-            say(table(found, list(by_name)))
-    return rows
+def chosen(scale: Scale, only: str | None) -> list[Workload]:
+    """The workloads whose name begins with `only`."""
+    return [one for one in workloads.all_workloads(scale) if only is None or one.name.startswith(only)]
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.run", description=__doc__)
-    parser.add_argument("--relays", default="ours,go,rust,js", help="which, by commas (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="one run of each, less of it")
-    parser.add_argument("--only", action="append", choices=WORKLOADS, help="these groups of rows; repeatable")
-    parser.add_argument("--write-readme", action="store_true", help="put the tables into README.md, the figures beside it")
-    options = parser.parse_args(arguments)
-    options.relays = options.relays.split(",")
-    unknown = sorted(set(options.relays) - set(known()))
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.run", description=__doc__.partition("\n")[0])
+    parser.add_argument("--relays", default="ours,go,rust,js", help="which, with commas between (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that everything works, measures nothing")
+    parser.add_argument("--only", metavar="WORKLOAD", help="those whose name begins so: push, ping, stall, 'pull 16x' ...")
+    parser.add_argument("--repeats", type=int, help="instead of the usual three")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where table.md and figures.json go (default: print only)")
+    parser.add_argument("--write-readme", action="store_true", help="put the table into the README of this folder")
+    asked = parser.parse_args(argv)
+    asked.relays = asked.relays.split(",")
+    unknown = [name for name in asked.relays if name not in IMPLEMENTATIONS]
     if unknown:
-        parser.error(f"--relays: no relay {', '.join(unknown)}; there are {', '.join(known())}")
-    return options
+        parser.error(f"--relays: no {', '.join(unknown)}; there are {', '.join(IMPLEMENTATIONS)}")
+    if not chosen(workloads.QUICK, asked.only):
+        parser.error(f"--only: none begins with {asked.only!r}")
+    if asked.repeats is not None and asked.repeats < 1:
+        parser.error("--repeats: at least 1")
+    return asked
 
 
-def save(of: Mapping[str, Any], rows: Sequence[Row], write_readme: bool) -> None:
-    text = render(of, rows)
-    figures = json.dumps({**of, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
-    folder = CACHE / "benchmarks"
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / str(of["when"]).replace(":", "").split("+")[0]
-    stem.with_suffix(".md").write_text(text)
-    stem.with_suffix(".json").write_text(figures)
-    say(f"saved {stem}.md and .json")
-    if write_readme:
-        before, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
-        (HERE / "results.json").write_text(figures)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
-    if shutil.which("go") is None:
-        say("the clients are a Go program: install Go 1.26 or newer, https://go.dev/dl")
-        return 2
-    subprocess.run([str(HERE / "clients" / "build.sh")], check=True)
-    relays = choose(options.relays)
-    if RELAY_CORE == CLIENT_CORE:
-        say("ONE CORE: relay and clients share it; CPU time still counts, round trips and rates do not")
-    of = circumstances(relays, options.quick)
-    rows = measure(relays, options.only or list(WORKLOADS), options.quick)
-    print(render(of, rows))
-    save(of, rows, options.write_readme)
-    return 0 if all(value is not None for row in rows for value in row.figures.values()) else 1
+def main(argv: Sequence[str] | None = None) -> int:
+    """0: everything was measured; 1: something was not, and the end of stderr says what."""
+    asked = parse(argv)
+    scale = workloads.QUICK if asked.quick else workloads.FULL
+    repeats = asked.repeats or scale.repeats
+    cache = relays.cache_dir()
+    hints = floor.missing()
+    for hint in hints:
+        say(f"!!! {hint}")
+    try:
+        names = build(asked.relays, cache)
+    except BuildError as error:
+        say(f"!!! {error}")
+        return 1
+    if not names:
+        return 1
+    began = time.time()
+    with tempfile.TemporaryDirectory(prefix="descord-benchmark-") as scratch:
+        run = Run(names, scale, cache, Path(scratch))
+        try:
+            say("floor")
+            floors = run.floors()
+            for repeat in range(repeats):
+                say(f"repeat {repeat + 1} of {repeats}")
+                for workload in chosen(scale, asked.only):
+                    if repeat == 0 or not workload.once:
+                        run.measure(workload, repeat)
+        finally:
+            run.stop()
+    about: dict[str, Any] = {
+        **procfs.machine(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime(began)),
+        "minutes": round((time.time() - began) / 60, 1),
+        "quick": asked.quick,
+        "repeats": repeats,
+        "relays": {name: IMPLEMENTATIONS[name].title for name in names},
+    }
+    markdown = table.render(run.medians(), floors, about, [*hints, *run.errors])
+    print(markdown)
+    if asked.out:
+        asked.out.mkdir(parents=True, exist_ok=True)
+        (asked.out / "table.md").write_text(markdown)
+        figures = {
+            "about": about,
+            "floor": [asdict(one) for one in floors],
+            "median": run.medians(),
+            "samples": run.samples,
+            "errors": run.errors,
+        }
+        (asked.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    if asked.write_readme:
+        README.write_text(table.between_markers(README.read_text(), markdown))
+    for error in run.errors:
+        say(f"!!! {error}")
+    return 1 if run.errors or len(names) < len(asked.relays) else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

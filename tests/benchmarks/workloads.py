@@ -1,236 +1,323 @@
-"""The rows of the table: which workload, how much of it, and what is told of its outcome.
+"""What is asked of each relay, and how each answer becomes figures.
 
-Each workload runs over the relays in turn, then again, so that a moment in which the machine is slow falls on all of
-them. A figure is the median of its runs.
+A workload is what the load generator is told and one function from what was seen to named figures. Figures are plain
+numbers in the unit that their name ends in; the median over a run's repeats is what is shown.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from tests.benchmarks.measure import (
-    GIB,
-    Outcome,
-    RunningRelay,
-    WorkloadError,
-    aead_seconds_per_gib,
-    run_clients,
-    socat_seconds_per_gib,
-)
+from tests.benchmarks.generator import Load
+from tests.benchmarks.relays import Relay
 
+GIB = 1 << 30
 MIB = 1 << 20
-NOISE_AND_YAMUX = 12  # a yamux header, sealed with each application write
-WRITES = (65536, 16384, 1200)
-# Clients at this share of their core were the slower side; the relay's CPU per byte counts all the same.
-BOTTLENECK = 0.95
+KIB = 1 << 10
+
+WRITE_SIZES = (65536, 16384, 1200)
+BUSY_CIRCUITS = 64
+#: What the busy circuits carry together, bytes/s: a third of what the slowest relay here can carry at all.
+BUSY_RATE = 32 * MIB
+#: A stalled reader's sender stops by itself here, for relays that would take everything.
+STALL_BYTES = 512 * MIB
+#: Between two looks at a relay's memory.
+MEMORY_LOOK = 0.05
+
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of each workload: the whole measurement, or a quick look."""
+    """How much of everything: `FULL` for figures, `QUICK` to see that everything works."""
 
+    bulk_bytes: int
+    bulk_seconds: float
+    warm_up: int
+    pings: int
+    busy_pings: int
+    churn: int
+    reservation_steps: tuple[int, ...]
+    stall_seconds: float
+    stall_bytes: int
+    floor_bytes: int
     repeats: int
-    bulk: int
-    small: int
-    round_trips: int
-    connects: int
-    circuits: int
-    reservations: tuple[int, ...]
-    idle: float
+    timeout: float
 
 
-FULL = Scale(3, 256 * MIB, 64 * MIB, 5000, 300, 1000, (1000, 10000), 10.0)
-QUICK = Scale(1, 128 * MIB, 32 * MIB, 2000, 100, 300, (1000,), 3.0)
+FULL = Scale(
+    bulk_bytes=512 * MIB,
+    bulk_seconds=6.0,
+    warm_up=64 * MIB,
+    pings=5000,
+    busy_pings=2000,
+    churn=500,
+    reservation_steps=(1000, 10000),
+    stall_seconds=3.0,
+    stall_bytes=STALL_BYTES,
+    floor_bytes=1 * GIB,
+    repeats=3,
+    timeout=600.0,
+)
+QUICK = Scale(
+    bulk_bytes=32 * MIB,
+    bulk_seconds=1.0,
+    warm_up=4 * MIB,
+    pings=300,
+    busy_pings=300,
+    churn=30,
+    reservation_steps=(50, 200),
+    stall_seconds=0.5,
+    stall_bytes=64 * MIB,
+    floor_bytes=64 * MIB,
+    repeats=1,
+    timeout=120.0,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A figure for each relay; `figures` has None where the workload failed, `bound` the relays whose clients were full."""
+class Seat:
+    """Where a measurement runs: the clients' cores, the build cache, and the relay (None for two clients alone)."""
 
-    group: str
-    title: str
-    unit: str
-    figures: Mapping[str, float | None]
-    floor: float | None = None
-    bound: tuple[str, ...] = ()
+    relay: Relay | None
+    cache: Path
+    client_cores: frozenset[int]
+    timeout: float
+
+    def load(self, asked: Mapping[str, Any]) -> Load:
+        """Start the clients."""
+        address = {"relay": self.relay.address} if self.relay else {"direct": True}
+        return Load({**asked, **address}, self.cache, self.client_cores, self.timeout)
 
 
-Start = Callable[[str], RunningRelay]
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`measure` gives the figures of one run. `fresh`: each run has a relay of its own, just started.
+
+    `direct`: two clients without a relay are measured too. `once`: long, and steady enough not to be repeated.
+    """
+
+    name: str
+    measure: Callable[[Seat], Figures]
+    fresh: bool = False
+    direct: bool = False
+    once: bool = False
 
 
 @dataclass(slots=True)
-class Bench:
-    """The relays that run, and how to start another of a kind."""
+class _Spent:
+    """What relay and clients spent in a `with _spending(...)`."""
 
-    running: Mapping[str, RunningRelay]
-    start: Start
-    scale: Scale
-    say: Callable[[str], None]
-
-    def over(self, workload: str, *arguments: object, repeats: int | None = None) -> dict[str, list[Outcome]]:
-        """Runs a workload over every relay in turn, `repeats` times. One that fails is told and left out."""
-        outcomes: dict[str, list[Outcome]] = {name: [] for name in self.running}
-        for _ in range(repeats or self.scale.repeats):
-            for name, relay in self.running.items():
-                outcome = self.once(relay, workload, *arguments)
-                if outcome is not None:
-                    outcomes[name].append(outcome)
-        return outcomes
-
-    def once(self, relay: RunningRelay, workload: str, *arguments: object) -> Outcome | None:
-        try:
-            return run_clients(relay, workload, *arguments)
-        except WorkloadError as error:
-            self.say(f"FAILED: {relay.name}: {workload} {' '.join(map(str, arguments))}: {error}")
-            return None
+    relay: float = 0.0
+    clients: float = 0.0
+    found: dict[str, Any] = field(default_factory=dict)
 
 
-def _row(
-    group: str,
-    title: str,
-    unit: str,
-    outcomes: Mapping[str, Sequence[Outcome]],
-    figure: Callable[[Outcome], float],
-    floor: float | None = None,
-) -> Row:
-    figures = {name: median(map(figure, some)) if some else None for name, some in outcomes.items()}
-    bound = tuple(n for n, some in outcomes.items() if some and median(o.client_share for o in some) > BOTTLENECK)
-    return Row(group, title, unit, figures, floor, bound)
+@contextmanager
+def _spending(seat: Seat, load: Load) -> Iterator[_Spent]:
+    """CPU seconds from here to the end of the block, and until the relay has tidied up."""
+    spent = _Spent()
+    if seat.relay:
+        seat.relay.rest()
+    relay = seat.relay.cpu_seconds() if seat.relay else 0.0
+    clients = load.cpu_seconds()
+    yield spent
+    spent.clients = load.cpu_seconds() - clients
+    if seat.relay:
+        seat.relay.rest()
+        spent.relay = seat.relay.cpu_seconds() - relay
 
 
-def bulk(bench: Bench) -> list[Row]:
-    """CPU per byte and per message: push and pull, one circuit and sixteen, three sizes of write."""
-    group, rows, messages = "CPU per byte", [], []
-    for relay in bench.running.values():  # what compiles as it runs has done so
-        bench.once(relay, "bulk", "--bytes", 32 * MIB, "--circuits", 4)
-        bench.once(relay, "bulk", "--bytes", 4 * MIB, "--circuits", 4, "--write", 1200)
-    for write in WRITES:
-        copied = socat_seconds_per_gib(write, bench.scale.bulk)
-        if copied is None:
-            bench.say("NO FLOOR: socat is missing; apt-get install -y socat")
-        floor = None if copied is None else 2 * aead_seconds_per_gib(min(write + NOISE_AND_YAMUX, 65519)) + copied
-        total = bench.scale.bulk if write > 1200 else bench.scale.small
-        for direction in ("push", "pull"):
-            for circuits in (1, 16):
-                options = ("--direction", direction, "--circuits", circuits, "--write", write, "--bytes", total)
-                outcomes = bench.over("bulk", *options)
-                title = f"{direction}, {circuits} circuit{'s' if circuits > 1 else ''}, {_size(write)} writes"
-
-                def per_gib(outcome: Outcome) -> float:
-                    return outcome.relay_cpu * GIB / float(outcome.found["bytes"])
-
-                def per_message(outcome: Outcome) -> float:
-                    return outcome.relay_cpu * 1e6 / float(outcome.found["messages"])
-
-                rows.append(_row(group, title, "s/GiB", outcomes, per_gib, floor))
-                if write == 1200:
-                    messages.append(_row("CPU per message", title, "us", outcomes, per_message))
-    return rows + messages
+def _spend(seat: Seat, asked: Mapping[str, Any]) -> _Spent:
+    """One workload of the phases ready and done: what its work cost."""
+    with seat.load(asked) as load:
+        load.phase("ready")
+        with _spending(seat, load) as spent:
+            load.go_on()
+            spent.found = load.phase("done")
+    return spent
 
 
-def _size(count: int) -> str:
-    return f"{count // 1024} KiB" if count % 1024 == 0 else f"{count / 1000:g} kB"
+def _bulk(asked: Mapping[str, Any]) -> Callable[[Seat], Figures]:
+    def measure(seat: Seat) -> Figures:
+        spent = _spend(seat, asked)
+        moved, seconds = spent.found["bytes"], spent.found["seconds"]
+        return {
+            "relay_cpu_s_per_gib": spent.relay * GIB / moved,
+            "client_cpu_s_per_gib": spent.clients * GIB / moved,
+            "relay_cpu_us_per_write": spent.relay * 1e6 * asked["write_size"] / moved,
+            "rate_mib_per_s": moved / MIB / seconds,
+            "relay_busy_ratio": spent.relay / seconds,
+            "client_busy_ratio": spent.clients / seconds,
+        }
+
+    return measure
 
 
-def latency(bench: Bench) -> list[Row]:
-    """What the relay adds to a round trip of 64 bytes, alone and beside 64 circuits that carry 16 MiB/s together."""
-    rows = []
-    for busy in (0, 64):
-        options = ("--count", bench.scale.round_trips, "--busy", busy)
-        direct = [run_clients(None, "pingpong", "--direct", *options) for _ in range(bench.scale.repeats)]
-        outcomes = bench.over("pingpong", *options)
-        beside = f"beside {busy} busy circuits" if busy else "idle"
-        for percentile in ("p50", "p99"):
-            without = median(float(one.found[f"{percentile}_us"]) for one in direct)
+def _pingpong(asked: Mapping[str, Any]) -> Callable[[Seat], Figures]:
+    def measure(seat: Seat) -> Figures:
+        spent = _spend(seat, asked)
+        found = spent.found
+        return {
+            "p50_us": found["p50"] * 1e6,
+            "p99_us": found["p99"] * 1e6,
+            "relay_cpu_us_per_message": spent.relay * 1e6 / found["messages"],
+            "busy_mib_per_s": found["busy_rate"] / MIB,
+        }
 
-            def added(outcome: Outcome, key: str = f"{percentile}_us", without: float = without) -> float:
-                return float(outcome.found[key]) - without
-
-            rows.append(_row("Added round trip", f"{percentile}, {beside}", "us", outcomes, added))
-    return rows
+    return measure
 
 
-def events(bench: Bench) -> list[Row]:
-    """CPU per new connection, reservation and circuit."""
+def _churn(asked: Mapping[str, Any]) -> Callable[[Seat], Figures]:
+    def measure(seat: Seat) -> Figures:
+        spent = _spend(seat, asked)
+        return {
+            "relay_cpu_ms_each": spent.relay * 1e3 / spent.found["count"],
+            "client_cpu_ms_each": spent.clients * 1e3 / spent.found["count"],
+            "p50_ms": spent.found.get("p50", 0.0) * 1e3,
+        }
 
-    def each(outcome: Outcome) -> float:
-        return outcome.relay_cpu * 1e3 / float(outcome.found["count"])
-
-    group, scale = "CPU per event", bench.scale
-    connects = bench.over("connects", "--count", scale.connects)
-    reservations = bench.over("reserve", "--count", 1000)
-    circuits = bench.over("circuits", "--count", scale.circuits)
-    return [
-        _row(group, "new connection, identified", "ms", connects, each),
-        _row(group, "reservation", "ms", reservations, each),
-        _row(group, "circuit, opened and closed", "ms", circuits, each),
-    ]
+    return measure
 
 
-def memory(bench: Bench) -> list[Row]:
-    """Start, idle and resident memory, each of a process that has done nothing before."""
-    started: dict[str, float | None] = {}
-    idle_cpu: dict[str, float | None] = {}
-    resident: dict[int, dict[str, float | None]] = {count: {} for count in (0, *bench.scale.reservations)}
-    for name in bench.running:
-        relay = bench.start(name)
-        try:
-            started[name] = relay.started_in
-            before = relay.cpu()
-            time.sleep(bench.scale.idle)
-            idle_cpu[name] = relay.cpu().since(before) / bench.scale.idle * 100
-            resident[0][name] = relay.resident() / MIB
-        finally:
-            relay.stop()
-        for count in bench.scale.reservations:
-            relay = bench.start(name)
+def _reservations(steps: tuple[int, ...]) -> Callable[[Seat], Figures]:
+    asked = {"workload": "reservations", "steps": steps, "concurrency": 16}
+
+    def measure(seat: Seat) -> Figures:
+        assert seat.relay is not None, "a relay holds reservations"
+        figures: Figures = {}
+        with seat.load(asked) as load:
+            load.phase("ready")
+            seat.relay.rest()
+            empty = seat.relay.resident_bytes()
+            figures["rss_mib_at_0"] = empty / MIB
+            for step in steps:
+                load.go_on()
+                found = load.phase("held")
+                seat.relay.rest()
+                held = seat.relay.resident_bytes()
+                figures[f"rss_mib_at_{step}"] = held / MIB
+                figures["kib_each"] = (held - empty) / KIB / step
+                figures[f"lost_at_{step}"] = found["lost"]
+            load.go_on()
+            load.phase("done")
+        return figures
+
+    return measure
+
+
+class _MemoryWatch:
+    """The most memory that a relay held while this was watching."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.peak = relay.resident_bytes()
+        self._relay = relay
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def end(self) -> int:
+        """Bytes."""
+        self._stop.set()
+        self._thread.join()
+        return self.peak
+
+    def _watch(self) -> None:
+        while not self._stop.wait(MEMORY_LOOK):
             try:
-                outcome = bench.once(relay, "reserve", "--count", count)
-                resident[count][name] = outcome.resident_after / MIB if outcome else None
-            finally:
-                relay.stop()
-    return [
-        Row("Start and idle", "from start to ready", "s", started),
-        Row("Start and idle", "CPU when idle", "%", idle_cpu),
-        *(Row("Memory", f"{count:,} reservations held", "MiB", resident[count]) for count in resident),
-    ]
+                self.peak = max(self.peak, self._relay.resident_bytes())
+            except ProcessLookupError:
+                return
 
 
-def stall(bench: Bench) -> list[Row]:
-    """A target stops reading one of its four circuits: the rate of the others, and what the relay holds for it."""
-    outcomes = {}
-    for name in bench.running:
-        relay = bench.start(name)
-        try:
-            outcome = bench.once(relay, "stall")
-            outcomes[name] = [outcome] if outcome else []
-        finally:
-            relay.stop()
+def _stall(scale: Scale) -> Callable[[Seat], Figures]:
+    asked = {
+        "workload": "stall",
+        "circuits": 4,
+        "shared": True,
+        "write_size": 16384,
+        "warm_up": scale.warm_up,
+        "seconds": scale.stall_seconds,
+        "stall_bytes": scale.stall_bytes,
+    }
 
-    def kept(outcome: Outcome) -> float:
-        return 100 * float(outcome.found["after_bytes_per_second"]) / float(outcome.found["before_bytes_per_second"])
+    def measure(seat: Seat) -> Figures:
+        assert seat.relay is not None, "a relay holds what a reader does not take"
+        with seat.load(asked) as load:
+            load.phase("ready")
+            load.go_on()
+            before = load.phase("before")
+            memory = seat.relay.resident_bytes()
+            watch = _MemoryWatch(seat.relay)
+            load.go_on()
+            during = load.phase("during")
+            peak = watch.end()
+            load.go_on()
+            load.phase("done")
+        return {
+            "rss_growth_mib": (peak - memory) / MIB,
+            "held_mib": (during["stalled_sent"] - during["stalled_came"]) / MIB,
+            "others_kept_ratio": during["rate"] / before["rate"],
+            "others_failed": during["others_failed"],
+        }
 
-    def held(outcome: Outcome) -> float:
-        return (float(outcome.found["stalled_sent"]) - float(outcome.found["stalled_arrived"])) / MIB
-
-    def grown(outcome: Outcome) -> float:
-        return (outcome.resident_after - outcome.resident_before) / MIB
-
-    group = "A stalled reader"
-    return [
-        _row(group, "rate that the other circuits keep", "%", outcomes, kept),
-        _row(group, "taken for it beyond its window", "MiB", outcomes, held),
-        _row(group, "growth of the process", "MiB", outcomes, grown),
-    ]
+    return measure
 
 
-WORKLOADS: Mapping[str, Callable[[Bench], list[Row]]] = {
-    "bulk": bulk,
-    "latency": latency,
-    "events": events,
-    "memory": memory,
-    "stall": stall,
-}
+def all_workloads(scale: Scale) -> list[Workload]:
+    """Every workload, in the order in which they run."""
+    several: list[Workload] = []
+    for direction in ("push", "pull"):
+        for circuits in (1, 16):
+            for size in WRITE_SIZES:
+                asked = _bulk_load(scale, direction, circuits, size)
+                several.append(Workload(bulk_name(direction, circuits, size), _bulk(asked)))
+    # Shared: one dialer's connection and one target's carry all circuits. Each: no client gathers small writes.
+    shared = {**_bulk_load(scale, "push", 16, 16384), "shared": True}
+    each = {**_bulk_load(scale, "push", 1, 1200), "each_frame": True}
+    several.append(Workload("push 16x16384 shared", _bulk(shared)))
+    several.append(Workload("push 1x1200 each", _bulk(each)))
+
+    idle = {"workload": "pingpong", "count": scale.pings}
+    busy = {
+        "workload": "pingpong",
+        "count": scale.busy_pings,
+        "circuits": 1 + BUSY_CIRCUITS,
+        "busy_rate": BUSY_RATE,
+    }
+    at_once = {
+        "workload": "pingpong",
+        "count": max(10, scale.busy_pings // 10),
+        "circuits": BUSY_CIRCUITS,
+        "at_once": True,
+    }
+    for name, asked in (("ping idle", idle), ("ping busy", busy), ("ping at once", at_once)):
+        several.append(Workload(name, _pingpong(asked), direct=True))
+    for name in ("connects", "reserves", "circuits"):
+        asked = {"workload": name, "count": scale.churn, "concurrency": 4}
+        several.append(Workload(name, _churn(asked)))
+    several.append(Workload("stall", _stall(scale), fresh=True))
+    several.append(Workload("reservations", _reservations(scale.reservation_steps), fresh=True, once=True))
+    return several
+
+
+def bulk_name(direction: str, circuits: int, size: int) -> str:
+    """The name of a bulk workload: "push 16x1200"."""
+    return f"{direction} {circuits}x{size}"
+
+
+def _bulk_load(scale: Scale, direction: str, circuits: int, size: int) -> dict[str, Any]:
+    return {
+        "workload": "bulk",
+        "direction": direction,
+        "circuits": circuits,
+        "write_size": size,
+        "bytes": scale.bulk_bytes,
+        "seconds": scale.bulk_seconds,
+        "warm_up": scale.warm_up,
+    }
