@@ -22,6 +22,7 @@ from typing import Final
 
 from actors.actor import Send
 from actors.deadlines import Deadlines
+from actors.forwarder_report import report
 from actors.inbound_streams import (
     IdentifyAnswer,
     IdentifyPush,
@@ -452,26 +453,7 @@ class CircuitForwarder:
     # Reports.
 
     def _report(self) -> messages.ForwarderReport:
-        reservations = tuple(
-            messages.HeldReservation(link.id, link.peer.bytes, link.address, link.reserved_until)
-            for link in self.links.values()
-            if link.reserved_until and link.connection.peer is not None
-        )
-        circuits = tuple(
-            messages.HeldCircuit(
-                circuit=circuit.id,
-                source=circuit.source.session.connection.owner.peer.bytes,
-                target=circuit.target.session.connection.owner.peer.bytes,
-                source_connection=circuit.source.session.connection.owner.id,
-                target_connection=circuit.target.session.connection.owner.id,
-                opened_at=circuit.opened_at,
-                target_forwarder=self.name,
-            )
-            for circuit in self.circuits.values()
-        )
-        return messages.ForwarderReport(
-            forwarder=self.name, pid=self._pid, reservations=reservations, circuits=circuits
-        )
+        return report(self.name, self._pid, self.links.values(), self.circuits.values(), self._opening.values())
 
     def _schedule_counters(self, now: float) -> None:
         if self._reported is None:

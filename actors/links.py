@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from actors.deadlines import Deadlines
 from actors.rate_limit import KeyedBuckets
@@ -39,7 +38,7 @@ class Link:
     """What a forwarder knows of one connection, beside the wire.
 
     ``address``: the remote IP as text.  ``remote``, ``local``: binary multiaddrs.  ``relayed``: it came through another
-    relay.  ``reserved_until``: Unix time, seconds, 0: no reservation.  ``handle``: the host's.
+    relay.  ``reserved_until``: Unix time, seconds, 0: no reservation.
     """
 
     __slots__ = (
@@ -47,7 +46,6 @@ class Link:
         "agent",
         "circuits",
         "connection",
-        "handle",
         "id",
         "idle_since",
         "local",
@@ -65,7 +63,6 @@ class Link:
         self.remote = remote
         self.local = local
         self.relayed = relayed
-        self.handle: Any = None
         self.agent = ""
         self.idle_since: float | None = None
         self.reserved_until = 0.0

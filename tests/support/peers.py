@@ -77,6 +77,9 @@ class MemoryPeer:
         self.streams: dict[Stream, MemoryStream] = {}
         self.accepted: list[MemoryStream] = []
         self.accepts = True
+        #: While False, requests for circuits are left waiting; :meth:`answer_late` answers them.
+        self.answers = True
+        self._late: list[Callable[[], None]] = []
         self.ready = False
         self.error: RemoteProtocolError | None = None
 
@@ -138,6 +141,12 @@ class MemoryPeer:
             stop.receive_data(data)
             if stop.next_event() is None:
                 return
+            if self.answers:
+                answer()
+            else:
+                self._late.append(answer)
+
+        def answer() -> None:
             if self.accepts:
                 stop.accept()
                 view.send(stop.data_to_send())
@@ -149,6 +158,12 @@ class MemoryPeer:
                 view.send(stop.data_to_send())
 
         view.sink = sink
+
+    def answer_late(self) -> None:
+        """Answer what was left waiting."""
+        late, self._late = self._late, []
+        for answer in late:
+            answer()
 
     # What it asks for.
 

@@ -1,0 +1,83 @@
+"""A RelayServer that starts anew knows what its forwarders hold, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+from actors.relay_server import RelayServer, RelayServerPolicy
+from protocol.relay_hop import ConnectAccepted, RequestRefused, ReservationGranted
+from tests.support.peers import MemoryPeer, MemoryRelay
+
+
+def restart(relay: MemoryRelay, **policy: float) -> None:
+    """As the runtime does it: a new RelayServer, whose first deadline is due at once."""
+    relay.relay_server = RelayServer(RelayServerPolicy(rate_limits=False, **policy), forwarders=("forwarder/0",))
+    relay._post(relay.relay_server.handle_deadline(relay.now))
+    relay.run()
+
+
+def attached(relay: MemoryRelay, *names: str) -> list[MemoryPeer]:
+    peers = [MemoryPeer(name) for name in names]
+    for peer in peers:
+        relay.attach(peer)
+    return peers
+
+
+def test_reservations_and_circuits_outlive_it() -> None:
+    relay = MemoryRelay()
+    alice, bob = attached(relay, "alice", "bob")
+    here, there = relay.circuit(alice, bob)
+    restart(relay)
+    assert (relay.relay_server.reservations_in_all, relay.relay_server.circuits_in_all) == (1, 1)
+    here.send(b"still joined")
+    relay.run()
+    assert there.take() == b"still joined"
+    assert isinstance(relay.connect(alice, bob.peer_id)[1], ConnectAccepted)
+    here.stream.session.reset(here.stream)
+    relay.run()
+    assert relay.relay_server.circuits_in_all == 1
+
+
+def test_limits_hold_over_it() -> None:
+    relay = MemoryRelay()
+    alice, bob, carol = attached(relay, "alice", "bob", "carol")
+    relay.circuit(alice, bob)
+    restart(relay, max_reservations=1, max_circuits=1)
+    refused = relay.reserve(carol)
+    assert isinstance(refused, RequestRefused) and "max_reservations" in refused.reason
+    refused = relay.connect(alice, bob.peer_id)[1]
+    assert isinstance(refused, RequestRefused) and "max_circuits" in refused.reason
+
+
+def test_the_number_of_a_circuit_that_is_being_made_is_not_given_again() -> None:
+    relay = MemoryRelay()
+    alice, bob, carol = attached(relay, "alice", "bob", "carol")
+    relay.reserve(bob)
+    bob.answers = False
+    waiting, client = alice.hop()
+    client.connect(bob.peer_id)
+    waiting.send(client.data_to_send())
+    relay.run()
+    restart(relay)
+    assert relay.relay_server.circuits_in_all == 1
+    bob.answers = True
+    assert isinstance(relay.connect(carol, bob.peer_id)[1], ConnectAccepted)
+    bob.answer_late()
+    relay.run()
+    client.receive_data(waiting.take())
+    assert isinstance(client.next_event(), ConnectAccepted)
+    assert len(relay.forwarder.circuits) == relay.relay_server.circuits_in_all == 2
+
+
+def test_what_was_asked_while_it_was_gone_is_asked_again() -> None:
+    relay = MemoryRelay()
+    (alice,) = attached(relay, "alice")
+    post, lost = relay._post, []
+    relay._post = lambda sends: bool(lost.extend(sends))  # RelayServer is down: its mail is gone with it
+    view, client = alice.hop()
+    client.reserve()
+    view.send(client.data_to_send())
+    relay.run()
+    assert lost and not view.received
+    relay._post = post
+    restart(relay)
+    client.receive_data(view.take())
+    assert isinstance(client.next_event(), ReservationGranted)
