@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,9 @@ IMPLEMENTATIONS = {
     for one in (
         Implementation("ours", "this relay", _ours),
         Implementation("go", "go-libp2p 0.51.0", _go, HERE / "relays/go", ("go",), "Go 1.26 or newer"),
-        Implementation("rust", "rust-libp2p 0.57.1", _rust, HERE / "relays/rust", ("cargo", "cc"), "Rust 1.88 or newer"),
+        Implementation(
+            "rust", "rust-libp2p 0.57.1", _rust, HERE / "relays/rust", ("cargo", "cc"), "Rust 1.88 or newer"
+        ),
         Implementation("js", "js-libp2p 3.3.11", _js, HERE / "relays/js", ("node", "npm"), "Node.js 20 or newer"),
     )
 }
@@ -108,12 +111,13 @@ def build(folder: Path, needs: tuple[str, ...], install: str, cache: Path) -> No
 
 
 class Relay:
-    """A running relay. `address` is its full multiaddr, `pids` all its processes."""
+    """A running relay. `address` is its full multiaddr, `pids` all its processes, `ready_after` seconds from its start."""
 
     def __init__(self, implementation: Implementation, cache: Path, state: Path, on: frozenset[int]) -> None:
         self.implementation = implementation
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log = state / "relay.log"
+        began = time.monotonic()
         with self.log.open("ab") as stderr:
             self._process = subprocess.Popen(
                 implementation.command(cache, state),
@@ -128,6 +132,7 @@ class Relay:
         timer.start()
         line = self._stdout.readline()
         timer.cancel()
+        self.ready_after = time.monotonic() - began
         ready = json.loads(line) if line.strip() else {}
         if ready.get("event") != "ready":
             self.stop()

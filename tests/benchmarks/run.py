@@ -138,10 +138,16 @@ def chosen(scale: Scale, only: str | None) -> list[Workload]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.run", description=__doc__.partition("\n")[0])
     parser.add_argument("--relays", default="ours,go,rust,js", help="which, with commas between (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that everything works, measures nothing")
-    parser.add_argument("--only", metavar="WORKLOAD", help="those whose name begins so: push, ping, stall, 'pull 16x' ...")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes: shows that everything works, measures nothing"
+    )
+    parser.add_argument(
+        "--only", metavar="WORKLOAD", help="those whose name begins so: push, ping, stall, 'pull 16x' ..."
+    )
     parser.add_argument("--repeats", type=int, help="instead of the usual three")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where table.md and figures.json go (default: print only)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where table.md and figures.json go (default: print only)"
+    )
     parser.add_argument("--write-readme", action="store_true", help="put the table into the README of this folder")
     asked = parser.parse_args(argv)
     asked.relays = asked.relays.split(",")

@@ -7,6 +7,7 @@ numbers in the unit that their name ends in; the median over a run's repeats is 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Scale:
     busy_pings: int
     churn: int
     reservation_steps: tuple[int, ...]
+    idle_seconds: float
     stall_seconds: float
     stall_bytes: int
     floor_bytes: int
@@ -58,6 +60,7 @@ FULL = Scale(
     busy_pings=2000,
     churn=500,
     reservation_steps=(1000, 10000),
+    idle_seconds=10.0,
     stall_seconds=3.0,
     stall_bytes=STALL_BYTES,
     floor_bytes=1 * GIB,
@@ -72,6 +75,7 @@ QUICK = Scale(
     busy_pings=300,
     churn=30,
     reservation_steps=(50, 200),
+    idle_seconds=2.0,
     stall_seconds=0.5,
     stall_bytes=64 * MIB,
     floor_bytes=64 * MIB,
@@ -211,6 +215,21 @@ def _reservations(steps: tuple[int, ...]) -> Callable[[Seat], Figures]:
     return measure
 
 
+def _idle(seconds: float) -> Callable[[Seat], Figures]:
+    def measure(seat: Seat) -> Figures:
+        assert seat.relay is not None, "a relay idles"
+        seat.relay.rest()
+        before = seat.relay.cpu_seconds()
+        time.sleep(seconds)
+        return {
+            "ready_s": seat.relay.ready_after,
+            "idle_cpu_percent": 100 * (seat.relay.cpu_seconds() - before) / seconds,
+            "rss_mib": seat.relay.resident_bytes() / MIB,
+        }
+
+    return measure
+
+
 class _MemoryWatch:
     """The most memory that a relay held while this was watching."""
 
@@ -301,6 +320,7 @@ def all_workloads(scale: Scale) -> list[Workload]:
     for name in ("connects", "reserves", "circuits"):
         asked = {"workload": name, "count": scale.churn, "concurrency": 4}
         several.append(Workload(name, _churn(asked)))
+    several.append(Workload("idle", _idle(scale.idle_seconds), fresh=True))
     several.append(Workload("stall", _stall(scale), fresh=True))
     several.append(Workload("reservations", _reservations(scale.reservation_steps), fresh=True, once=True))
     return several
