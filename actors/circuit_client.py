@@ -26,6 +26,7 @@ from actors.client_streams import (
     IdentifyRequest,
     Proposal,
     StopAnswer,
+    say,
 )
 from actors.deadlines import Deadlines
 from actors.inbound_streams import (
@@ -172,8 +173,8 @@ class CircuitClient:
                 continue
             if link.wire is not None:
                 link.wire.write(data)
-            elif link.carrier is not None and not (link.carrier.closed or link.carrier.fin_sent):
-                link.carrier.session.send(link.carrier, data)
+            elif link.carrier is not None:
+                say(link.carrier, data)
 
     def next_deadline(self) -> float | None:
         return self._deadlines.next()

@@ -84,6 +84,7 @@ class Proposal(ClientOwner):
         owner = self._agreed(stream, event.protocol)
         stream.owner = owner
         trailing = machine.trailing_data()
+        stream.session.consume(stream, len(data) - len(trailing))
         if trailing:
             owner.data_received(trailing)
 
