@@ -1,0 +1,167 @@
+"""`descord-relay` as a person uses it: processes, a real node, and what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.process import PATIENCE, REPOSITORY, NodeProcess
+
+
+def environment(folder: Path, **settings: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DESCORD_RELAY_")}
+    return {**kept, "XDG_CONFIG_HOME": str(folder / "config"), "XDG_STATE_HOME": str(folder / "state"), **settings}
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "actors.cli", *arguments]
+
+
+class Cli:
+    """Runs the command; ``start`` leaves it running."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: list[subprocess.Popen[str]] = []
+
+    def __call__(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments),
+            cwd=REPOSITORY,
+            env=environment(self.folder, **settings),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command(*arguments), cwd=REPOSITORY, env=environment(self.folder), stdout=subprocess.PIPE, text=True
+        )
+        self.running.append(process)
+        return process
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], PATIENCE)
+    assert readable, "it printed nothing"
+    return process.stdout.readline()
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    return [json.loads(each) for each in text.splitlines()]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    made = Cli(tmp_path)
+    yield made
+    for process in made.running:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    process = NodeProcess(tmp_path_factory.mktemp("cli") / "node", "--rate-limits", "off")
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def relay(node: NodeProcess) -> str:
+    return str(node.ready["addresses"][0])
+
+
+def test_ping_a_relay(cli: Cli, node: NodeProcess, relay: str) -> None:
+    done = cli("ping", relay, "--count", "2", "--interval", "0")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(node.ready["peer_id"])
+    assert lines[0].endswith("directly")
+    assert lines[-1].startswith("2 answers, 0 lost")
+
+
+def test_reserve_and_ping_through(cli: Cli, node: NodeProcess, relay: str) -> None:
+    held = cli.start("reserve", relay, "--json")
+    reserved = json.loads(line(held))
+    assert (reserved["event"], reserved["relay"]) == ("reserved", node.ready["peer_id"])
+    address = reserved["addresses"][0]
+    assert address.startswith(f"{relay}/p2p-circuit/p2p/")
+    done = cli("ping", address, "--count", "3", "--interval", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    connected, *pongs, summary = objects(done.stdout)
+    assert connected["relay"] == node.ready["peer_id"]
+    assert connected["peer"] == address.rsplit("/", 1)[1]
+    assert [pong["number"] for pong in pongs] == [1, 2, 3]
+    assert (summary["answers"], summary["lost"]) == (3, 0)
+    assert json.loads(line(held))["event"] == "peer"
+    held.send_signal(signal.SIGTERM)
+    assert held.wait(PATIENCE) == 0
+
+
+def test_reserve_keeps_its_identity_with_a_data_folder(cli: Cli, relay: str, tmp_path: Path) -> None:
+    folder = str(tmp_path / "mine")
+    peer_id = cli("id", "--data-dir", folder).stdout.strip()
+    held = cli.start("reserve", relay, "--data-dir", folder)
+    assert line(held).startswith("reserved on ")
+    assert line(held).strip().endswith(peer_id)
+
+
+def test_id_is_that_of_the_node(cli: Cli, node: NodeProcess, tmp_path: Path) -> None:
+    told = cli("id").stdout.strip()
+    assert told == json.loads(cli("id", "--json").stdout)["peer_id"]
+    assert (tmp_path / "state" / "descord-relay" / "identity.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_run_is_the_node(cli: Cli, tmp_path: Path) -> None:
+    told = cli("run", "--print-settings", "--data-dir", str(tmp_path / "run"))
+    assert told.returncode == 0
+    assert "resolver_timeout" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("ping", "/ip4/127.0.0.1/tcp/1"), 1, "connection refused"),
+        (("ping", "/dns4/no.such.name.invalid/tcp/1"), 1, "no.such.name.invalid"),
+        (("ping", "garbage"), 2, "is no multiaddr"),
+        (("ping", "/ip4/127.0.0.1/udp/1/quic-v1"), 2, "cannot be dialled"),
+        (("reserve", "/ip4/127.0.0.1/tcp/1"), 1, "connection refused"),
+        (("ping", "/ip4/127.0.0.1/tcp/1", "--count", "0"), 2, "at least 1"),
+        (("nonsense",), 2, "nonsense"),
+        ((), 2, "COMMAND"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(cli: Cli, arguments: tuple[str, ...], code: int, told: str) -> None:
+    done = cli(*arguments, DESCORD_RELAY_RESOLVER_TIMEOUT="1")
+    assert done.returncode == code
+    assert told in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_a_refusal_is_told_as_the_relay_told_it(cli: Cli, relay: str) -> None:
+    stranger = cli("id").stdout.strip()
+    done = cli("ping", f"{relay}/p2p-circuit/p2p/{stranger}")
+    assert done.returncode == 1
+    assert "NO_RESERVATION" in done.stderr
+
+
+def test_a_wrong_setting_is_refused(cli: Cli, relay: str) -> None:
+    done = cli("ping", relay, DESCORD_RELAY_RESOLVER_TIMEOUT="soon")
+    assert done.returncode == 2
+    assert "resolver_timeout = 'soon'" in done.stderr
