@@ -23,7 +23,7 @@ from asyncio.staggered import staggered_race
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from actors.circuit_client import CircuitClient, ClientPolicy
 from actors.client_streams import ByteStream
@@ -312,8 +312,7 @@ class Socket(asyncio.Protocol):
         self.link: PeerLink
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.Transport, transport)
         self._client.socket_opened(self)
         host, port, *_ = transport.get_extra_info("peername")
         observed = encode_tcp(ipaddress.ip_address(host.partition("%")[0]), port)
