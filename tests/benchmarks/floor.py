@@ -1,7 +1,7 @@
 """The floor: what opening and sealing every byte once and moving it through two sockets costs, and nothing else.
 
 The ciphers are measured with `openssl speed`, the sockets with socat between two sockets of ours. A relay that seals
-many small messages as one, or moves them with one system call, may lie below the floor that is taken message by message.
+many small messages as one, or moves them with one system call, may lie below a floor that is taken message by message.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tests.benchmarks import procfs
 GIB = 1 << 30
 SOCAT_TIMEOUT = 60.0
 _LISTENING = re.compile(r"listening on .*:(\d+)$")
+_SPEED = ("openssl", "speed", "-mr", "-aead", "-evp", "chacha20-poly1305", "-seconds", "1")
 _SINK_READ = 1 << 18
 
 
@@ -55,23 +56,22 @@ def measure(size: int, volume: int, relay_cores: frozenset[int], client_cores: f
     """The floor for application writes of `size` bytes; `volume` bytes go through socat."""
     ciphers = sockets = each = None
     if shutil.which("openssl"):
-        ciphers = 2 * GIB / _cipher_rate(size, relay_cores)
+        ciphers = GIB / _cipher_rate(size, relay_cores, "-decrypt") + GIB / _cipher_rate(size, relay_cores)
     if shutil.which("socat"):
         sockets = _socat(size, 65536, volume, relay_cores, client_cores)
         each = sockets if size == 65536 else _socat(size, size, volume, relay_cores, client_cores)
     return Floor(size, ciphers, sockets, each)
 
 
-def _cipher_rate(size: int, on: frozenset[int]) -> float:
-    """Bytes a second of one pass of ChaCha20-Poly1305 over messages of `size` bytes."""
-    # -elapsed is left out on purpose: its times are CPU times, as everything here.
-    told = subprocess.run(
-        ["openssl", "speed", "-mr", "-evp", "chacha20-poly1305", "-bytes", str(size), "-seconds", "1"],
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=procfs.prepared(on),
-    ).stdout
+def _cipher_rate(size: int, on: frozenset[int], *more: str) -> float:
+    """Bytes a second of one pass of ChaCha20-Poly1305 over messages of `size` bytes, each with its tag."""
+    with procfs.pinned(on):
+        told = subprocess.run(
+            [*_SPEED, "-bytes", str(size), *more],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
     for line in told.splitlines():
         if line.startswith("+F:"):
             return float(line.rsplit(":", 1)[1])
@@ -82,12 +82,22 @@ def _socat(size: int, buffer: int, volume: int, relay_cores: frozenset[int], cli
     """CPU seconds that socat takes to pass on a GiB that is written `size` bytes at a time."""
     with socket.create_server(("127.0.0.1", 0)) as sink:
         port = sink.getsockname()[1]
-        process = subprocess.Popen(
-            ["socat", "-d", "-d", "-b", str(buffer), "-u", "TCP4-LISTEN:0,bind=127.0.0.1", f"TCP4:127.0.0.1:{port}"],
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=procfs.prepared(relay_cores),
-        )
+        with procfs.pinned(relay_cores):
+            process = subprocess.Popen(
+                # Told twice to be wordy, it says where it listens.
+                [
+                    "socat",
+                    "-d",
+                    "-d",
+                    "-b",
+                    str(buffer),
+                    "-u",
+                    "TCP4-LISTEN:0,bind=127.0.0.1",
+                    f"TCP4:127.0.0.1:{port}",
+                ],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         timer = threading.Timer(SOCAT_TIMEOUT, process.kill)
         timer.start()
         try:
@@ -95,15 +105,15 @@ def _socat(size: int, buffer: int, volume: int, relay_cores: frozenset[int], cli
             listening = next(filter(None, map(_LISTENING.search, map(str.strip, process.stderr))), None)
             if listening is None:
                 raise RuntimeError("socat ended before it listened")
-            with socket.create_connection(("127.0.0.1", int(listening[1]))) as source:
-                sender = threading.Thread(target=_send, args=(source, size, volume), daemon=True)
-                sender.start()
-                taken = sink.accept()[0]
+            with socket.create_connection(("127.0.0.1", int(listening[1]))) as source, procfs.pinned(client_cores):
+                taken, _ = sink.accept()
                 with taken:
+                    sender = threading.Thread(target=_send, args=(source, size, volume), daemon=True)
                     before = procfs.cpu_seconds((process.pid,))
+                    sender.start()
                     _receive(taken, volume)
                     after = procfs.cpu_seconds((process.pid,))
-                sender.join()
+                    sender.join()
         finally:
             timer.cancel()
             process.kill()

@@ -29,14 +29,14 @@ class Load:
     """A workload that runs. `timeout` seconds are for all its phases together."""
 
     def __init__(self, workload: Mapping[str, Any], cache: Path, on: frozenset[int], timeout: float) -> None:
-        self._process = subprocess.Popen(
-            [str(cache / "bench-load/load")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=procfs.prepared(on),
-        )
+        with procfs.pinned(on):
+            self._process = subprocess.Popen(
+                [str(cache / "bench-load/load")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self._timed_out = False
         self._timer = threading.Timer(timeout, self._give_up)
         self._timer.start()

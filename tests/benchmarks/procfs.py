@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -59,15 +60,21 @@ def cores() -> tuple[frozenset[int], frozenset[int]]:
     return frozenset(allowed[:1]), frozenset(allowed[1:] or allowed)
 
 
-def prepared(on: frozenset[int]) -> Callable[[], None]:
-    """A `preexec_fn`: on these cores, and with as many open files as this user may have."""
+@contextmanager
+def pinned(on: frozenset[int]) -> Iterator[None]:
+    """What is started in the block runs on these cores: a child has the cores of the thread that made it."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, on)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
-    def prepare() -> None:
-        os.sched_setaffinity(0, on)
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
-    return prepare
+def open_many_files() -> None:
+    """Let this process, and so those it starts, open as many files as its user may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def machine() -> dict[str, str]:

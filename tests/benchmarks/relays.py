@@ -54,7 +54,7 @@ def cache_dir() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Implementation:
-    """One relay. `command` takes the build cache and a folder of its own; `folder` has its build.sh, if it needs one."""
+    """One relay. `command` takes the build cache and a folder of its own; `folder` has its build.sh, if any."""
 
     name: str
     title: str
@@ -111,21 +111,20 @@ def build(folder: Path, needs: tuple[str, ...], install: str, cache: Path) -> No
 
 
 class Relay:
-    """A running relay. `address` is its full multiaddr, `pids` all its processes, `ready_after` seconds from its start."""
+    """A running relay: its full multiaddr, all its processes, and the seconds from its start to its ready line."""
 
     def __init__(self, implementation: Implementation, cache: Path, state: Path, on: frozenset[int]) -> None:
         self.implementation = implementation
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log = state / "relay.log"
         began = time.monotonic()
-        with self.log.open("ab") as stderr:
+        with self.log.open("ab") as stderr, procfs.pinned(on):
             self._process = subprocess.Popen(
                 implementation.command(cache, state),
                 cwd=REPOSITORY,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                preexec_fn=procfs.prepared(on),
             )
         # readline() has no time limit of its own: kill the process that prints nothing, and it returns.
         timer = threading.Timer(READY_TIMEOUT, self._process.kill)

@@ -82,6 +82,10 @@ def _of(key: str) -> Callable[[Figures], float | None]:
     return lambda figures: figures.get(key)
 
 
+def _less(key: str, without: float) -> Callable[[Figures], float | None]:
+    return lambda figures: figures[key] - without
+
+
 def _bulk_rows(sheet: _Sheet) -> list[tuple[str, str, int]]:
     """Title, workload and write size of each bulk workload that was run."""
     rows = []
@@ -108,7 +112,7 @@ def _cpu_per_byte(sheet: _Sheet) -> str:
         ours = sheet.figures(workload, "ours").get("relay_cpu_s_per_gib")
         ratio = ours / floor if ours and floor else None
         rows.append(sheet.row(title, workload, _of("relay_cpu_s_per_gib"), number(floor), number(ratio)))
-    return rows and sheet.table("relay CPU, s/GiB", rows, "floor", "ours / floor") or ""
+    return sheet.table("relay CPU, s/GiB", rows, "floor", "ours / floor") if rows else ""
 
 
 def _floor(sheet: _Sheet) -> str:
@@ -128,12 +132,12 @@ def _cpu_per_message(sheet: _Sheet) -> str:
         for title, workload, size in _bulk_rows(sheet)
         if size == 1200
     ]
-    return rows and sheet.table("relay CPU per 1.2 kB message, us", rows) or ""
+    return sheet.table("relay CPU per 1.2 kB message, us", rows) if rows else ""
 
 
 def _rates(sheet: _Sheet) -> str:
     rows = [sheet.row(title, workload, _of("rate_mib_per_s")) for title, workload, _ in _bulk_rows(sheet)]
-    return rows and sheet.table("rate, MiB/s", rows) or ""
+    return sheet.table("rate, MiB/s", rows) if rows else ""
 
 
 def _clients(sheet: _Sheet) -> str:
@@ -165,17 +169,11 @@ def _round_trips(sheet: _Sheet) -> str:
         if not sheet.has(workload):
             continue
         direct = sheet.figures(workload, "direct")
-        for key, percentile in (("p50_us", "p50"), ("p99_us", "p99")):
-            without = direct.get(key, 0.0)
-            rows.append(
-                sheet.row(
-                    f"{percentile}, {title}",
-                    workload,
-                    lambda f, k=key, w=without: f[k] - w,
-                    number(without),  # type: ignore[misc]
-                )
-            )
-    return rows and sheet.table("round trip added, us", rows, "without a relay") or ""
+        for percentile in ("p50", "p99"):
+            without = direct.get(f"{percentile}_us", 0.0)
+            added = _less(f"{percentile}_us", without)
+            rows.append(sheet.row(f"{percentile}, {title}", workload, added, number(without)))
+    return sheet.table("round trip added, us", rows, "without a relay") if rows else ""
 
 
 def _churn(sheet: _Sheet) -> str:
@@ -189,7 +187,7 @@ def _churn(sheet: _Sheet) -> str:
         for workload, title in titles.items()
         if sheet.has(workload)
     ]
-    return rows and sheet.table("relay CPU, ms", rows) or ""
+    return sheet.table("relay CPU, ms", rows) if rows else ""
 
 
 def _memory(sheet: _Sheet) -> str:
@@ -211,7 +209,7 @@ def _memory(sheet: _Sheet) -> str:
         )
         if lost:
             rows.append(sheet.row("connections lost meanwhile", "reservations", _lost))
-    return rows and sheet.table("start and memory", rows) or ""
+    return sheet.table("start and memory", rows) if rows else ""
 
 
 def _lost(figures: Figures) -> float:

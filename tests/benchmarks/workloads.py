@@ -104,6 +104,7 @@ class Workload:
     """`measure` gives the figures of one run. `fresh`: each run has a relay of its own, just started.
 
     `direct`: two clients without a relay are measured too. `once`: long, and steady enough not to be repeated.
+    `bulk`: to be seen beside the floor.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Workload:
     fresh: bool = False
     direct: bool = False
     once: bool = False
+    bulk: bool = False
 
 
 @dataclass(slots=True)
@@ -295,12 +297,12 @@ def all_workloads(scale: Scale) -> list[Workload]:
         for circuits in (1, 16):
             for size in WRITE_SIZES:
                 asked = _bulk_load(scale, direction, circuits, size)
-                several.append(Workload(bulk_name(direction, circuits, size), _bulk(asked)))
+                several.append(Workload(bulk_name(direction, circuits, size), _bulk(asked), bulk=True))
     # Shared: one dialer's connection and one target's carry all circuits. Each: no client gathers small writes.
     shared = {**_bulk_load(scale, "push", 16, 16384), "shared": True}
     each = {**_bulk_load(scale, "push", 1, 1200), "each_frame": True}
-    several.append(Workload("push 16x16384 shared", _bulk(shared)))
-    several.append(Workload("push 1x1200 each", _bulk(each)))
+    several.append(Workload("push 16x16384 shared", _bulk(shared), bulk=True))
+    several.append(Workload("push 1x1200 each", _bulk(each), bulk=True))
 
     idle = {"workload": "pingpong", "count": scale.pings}
     busy = {
