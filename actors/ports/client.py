@@ -74,7 +74,7 @@ Handler = Callable[[PeerConnection, PeerStream], Awaitable[None]]
 
 class Client:
     """See the module.  ``handlers``: by protocol, what is done with a stream that a peer opens; a handler's exception
-    resets its stream.  ``accepted``: told of each peer that connected to us through a relay."""
+    resets its stream, its return finishes it.  ``accepted``: told of each peer that connected to us through a relay."""
 
     def __init__(
         self,
@@ -181,10 +181,15 @@ class Client:
             task = asyncio.get_running_loop().create_task(self._dial(address))
             self._dialling[key] = task
             task.add_done_callback(lambda _: self._dialling.pop(key, None))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise DialError("the client was closed while it dialled") from None
+            raise
 
     async def ask_reservation(self, connection: PeerConnection) -> ReservationGranted:
-        link = self._link(connection)
+        link = connection.link
         answered: asyncio.Future[ReservationGranted | Refusal] = asyncio.get_running_loop().create_future()
         self.core.reserve(link, partial(_resolve, answered), self.now())
         self.turn()
@@ -249,7 +254,7 @@ class Client:
             elif isinstance(result, PeerLink):  # whoever asked has gone
                 asyncio.get_running_loop().call_soon(self._close_link, result)
 
-        self.core.connect(self._link(relay), target, answer, self.now())
+        self.core.connect(relay.link, target, answer, self.now())
         self.turn()
         result = await answered
         if isinstance(result, Refusal):
@@ -266,6 +271,8 @@ class Client:
         async def run() -> None:
             try:
                 await handler(self._connection(link), stream)
+                await stream.finish()
+                stream.abandon()
             except asyncio.CancelledError:
                 stream.reset()
                 raise
@@ -288,9 +295,6 @@ class Client:
         for other in [other for other in self._connections if other.ended]:
             del self._connections[other]
         return connection
-
-    def _link(self, connection: PeerConnection) -> PeerLink:
-        return connection._link
 
     def _close_link(self, link: PeerLink) -> None:
         self.core.close(link, self.now())

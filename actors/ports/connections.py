@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from actors.circuit_client import CircuitClient
 from actors.client_streams import ByteStream
+from actors.inbound_streams import QuietOwner
 from actors.peer_link import PeerLink, Refusal
 from actors.ports.host import random_bytes
 from protocol import ping
@@ -111,6 +112,13 @@ class PeerStream:
         self._view.fail("this side reset the stream")
         self._client.turn()
 
+    def abandon(self) -> None:
+        """Nobody reads any more: what still comes is thrown away, until the peer finishes too."""
+        stream = self._view.stream
+        stream.session.consume(stream, len(self._view.received))
+        stream.owner = QuietOwner(stream)
+        self._client.turn()
+
     def _check(self) -> None:
         if self._view.failure:
             raise StreamError(self._view.failure)
@@ -134,7 +142,7 @@ class PeerConnection:
 
     def __init__(self, client: Client, link: PeerLink) -> None:
         self._client = client
-        self._link = link
+        self.link = link
         self._ready = asyncio.Event()
         self._identified = asyncio.Event()
         self._ended = asyncio.Event()
@@ -146,28 +154,28 @@ class PeerConnection:
     @property
     def peer(self) -> PeerId:
         """Who is at the other end, proved by its key."""
-        assert self._link.peer is not None, "given out only when its handshake is complete"
-        return self._link.peer
+        assert self.link.peer is not None, "given out only when its handshake is complete"
+        return self.link.peer
 
     @property
     def relay(self) -> PeerId | None:
         """The relay between; None for a direct connection."""
-        return self._link.relay.peer if self._link.relay is not None else None
+        return self.link.relay.peer if self.link.relay is not None else None
 
     @property
     def limit(self) -> Limit | None:
         """What the relay said it lets through; None: it named no limit."""
-        return self._link.limit
+        return self.link.limit
 
     @property
     def usable(self) -> bool:
         """Whether streams can be opened."""
-        return self._link.ready
+        return self.link.ready
 
     @property
     def ended(self) -> str:
         """Why it is over; "" while it is not."""
-        return self._link.ended
+        return self.link.ended
 
     async def open(self, *protocols: str) -> PeerStream:
         """A stream for the first of ``protocols`` that the peer speaks.  StreamError."""
@@ -182,9 +190,9 @@ class PeerConnection:
 
         def fail(reason: str) -> None:
             if not opened.done():
-                opened.set_exception(StreamError(f"no stream to {self._link.peer}: {reason}"))
+                opened.set_exception(StreamError(f"no stream to {self.link.peer}: {reason}"))
 
-        self._client.core.open(self._link, protocols, succeed, fail, self._client.now())
+        self._client.core.open(self.link, protocols, succeed, fail, self._client.now())
         self._client.turn()
         return await opened
 
@@ -215,9 +223,9 @@ class PeerConnection:
         """What the peer says of itself; none of it is proved.  ClientError when it does not within ``within``."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._identified.wait(), within)
-        if self._link.identified is None:
-            raise ClientError(f"{self._link.peer} did not say who it is: {self.ended or 'no answer'}")
-        return self._link.identified
+        if self.link.identified is None:
+            raise ClientError(f"{self.link.peer} did not say who it is: {self.ended or 'no answer'}")
+        return self.link.identified
 
     async def wait_ended(self) -> str:
         """Until the connection is over; returns why."""
@@ -226,7 +234,7 @@ class PeerConnection:
 
     async def close(self) -> None:
         """Say good-bye."""
-        self._client.core.close(self._link, self._client.now())
+        self._client.core.close(self.link, self._client.now())
         self._client.turn()
 
     async def wait_ready(self) -> None:
@@ -236,11 +244,11 @@ class PeerConnection:
         except asyncio.CancelledError:
             await self.close()
             raise
-        if not self._link.ready:
+        if not self.link.ready:
             raise DialError(self.ended or "the peer is going away")
 
     def _changed(self) -> None:
-        link = self._link
+        link = self.link
         if link.identified is not None:
             self._identified.set()
         if link.peer is not None:

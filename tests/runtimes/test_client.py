@@ -22,6 +22,7 @@ from tests.support.process import NodeProcess
 
 ECHO = "/test/echo/1.0.0"
 BROKEN = "/test/broken/1.0.0"
+BRIEF = "/test/brief/1.0.0"
 SILENT = "/test/silent/1.0.0"
 PATIENCE = 10.0
 
@@ -38,13 +39,17 @@ async def broken(_: PeerConnection, stream: PeerStream) -> None:
     raise ZeroDivisionError(stream.protocol)
 
 
+async def brief(_: PeerConnection, stream: PeerStream) -> None:
+    await stream.write(b"seen enough")
+
+
 async def silent(_: PeerConnection, stream: PeerStream) -> None:
     await asyncio.Event().wait()
 
 
 def client(**arguments: object) -> Client:
     identity = Identity.from_seed(seeded(f"client {next(_numbers)}"))
-    handlers = {ECHO: echo, BROKEN: broken, SILENT: silent}
+    handlers = {ECHO: echo, BROKEN: broken, BRIEF: brief, SILENT: silent}
     return Client(identity, handlers=handlers, **arguments)  # type: ignore[arg-type]
 
 
@@ -108,6 +113,15 @@ async def test_a_handler_that_fails_costs_its_stream(relay: str) -> None:
         assert await connection.ping() > 0
 
 
+async def test_a_handler_that_returns_finishes_its_stream(relay: str) -> None:
+    async with joined(relay) as (_, _, connection):
+        stream = await connection.open(BRIEF)
+        await stream.write(bytes(1 << 20))  # which nobody reads
+        assert await stream.read() == b"seen enough"
+        assert await stream.read() == b""
+        await stream.finish()
+
+
 async def test_a_writer_waits_for_its_reader_and_can_give_up(relay: str) -> None:
     async with joined(relay) as (_, _, connection):
         stream = await connection.open(SILENT)
@@ -154,7 +168,7 @@ async def test_one_who_gives_up_dialling_leaves_nothing_behind() -> None:
         dialling = asyncio.create_task(alice.connect(address))
         await spoken_to.wait()
         await alice.close()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(DialError, match="closed"):
             await dialling
         assert not alice.core.links
 
