@@ -9,6 +9,7 @@ Source: https://github.com/libp2p/specs/blob/master/addressing/README.md, relay/
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +19,9 @@ from protocol.identity import PeerId
 
 NAMES: Final = ("dns", "dns4", "dns6", "dnsaddr")
 HOSTS: Final = ("ip4", "ip6", *NAMES)
+
+#: What a name in the DNS is made of, in practice.  Records say it, and people read it on their terminals.
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
 
 #: Characters of an address: a name of 253, two peer ids and what is between them.
 MAX_TEXT: Final = 1024
@@ -77,6 +81,8 @@ def parse_dial_address(text: str) -> DialAddress:
             f"{text} cannot be dialled: it must be /ip4, /ip6 or a /dns name, then /tcp/PORT, then /p2p/PEER, and for "
             f"a peer behind a relay /p2p-circuit/p2p/PEER"
         )
+    if names[0] in NAMES and not _NAME.fullmatch(parts[0][1]):
+        raise DialAddressError(f"{parts[0][1]!r} is no domain name (one beyond ASCII is written in punycode, xn--...)")
     port, peer, target = 0, None, None
     behind_relay = False
     for name, value in parts[1:]:

@@ -34,7 +34,9 @@ class Refusal:
 
     def __str__(self) -> str:
         name = Status(self.status).name if self.status in list(Status) else f"status {self.status}"
-        told = self.reason if not self.status else f"{name}: {self.reason}" if self.reason else name
+        # The relay's words, on their way to a terminal or a log.
+        reason = "".join(character if character.isprintable() else "?" for character in self.reason)
+        told = reason if not self.status else f"{name}: {reason}" if reason else name
         return f"{told}; retry after {self.retry_after} s" if self.retry_after else told
 
 

@@ -46,6 +46,10 @@ _MEANINGS: Final = {
 }
 
 
+#: The two that say that there is nothing, and will not be in a moment: ENODATA and ENOTFOUND.
+_ABSENT: Final = (1, 4)
+
+
 class ResolveError(Exception):
     """A name has no address that can be dialled; the message says which, why, and what to do."""
 
@@ -53,8 +57,9 @@ class ResolveError(Exception):
 @dataclass(frozen=True, slots=True)
 class ResolverPolicy:
     """Bounds of one resolution: ``timeout`` in seconds (the setting resolver_timeout); ``max_depth``: /dnsaddr records
-    that lead to others; ``max_queries``; ``max_answers``: of a resolution and of a record set.  Bounds of what is
-    remembered: ``max_cached`` record sets, each for its TTL but at most ``max_ttl`` seconds."""
+    that lead to others; ``max_queries``, those answered from memory included; ``max_answers``: of a resolution and of
+    a record set.  Bounds of what is remembered: ``max_cached`` record sets, each for its TTL but at most ``max_ttl``
+    seconds, and for ``absent_ttl`` that there is none."""
 
     timeout: float = 5.0
     max_depth: int = 4
@@ -62,6 +67,7 @@ class ResolverPolicy:
     max_answers: int = 32
     max_cached: int = 1024
     max_ttl: float = 3600.0
+    absent_ttl: float = 10.0
 
 
 @dataclass(slots=True)
@@ -89,7 +95,7 @@ class Resolver:
         self._nameservers = nameservers
         self._now = now
         self._dns: aiodns.DNSResolver | None = None
-        self._cache: OrderedDict[tuple[str, str], tuple[float, tuple[str, ...]]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str], tuple[float, tuple[str, ...], str]] = OrderedDict()
 
     async def resolve(self, address: str) -> list[str]:
         """The ``/ip4|ip6/.../tcp/PORT[/p2p/ID]`` addresses of a multiaddr, in the order of their records.
@@ -129,14 +135,15 @@ class Resolver:
             if len(resolution.found) < policy.max_answers:
                 resolution.found[str(address)] = None
             return
-        if str(address) in resolution.seen:
-            return
-        resolution.seen.add(str(address))
         if depth >= policy.max_depth:
             resolution.faults.append(
                 f"{address.value} lies more than {policy.max_depth} names deep; its owner must fix it"
             )
             return
+        seen = str(address).lower()
+        if seen in resolution.seen:
+            return
+        resolution.seen.add(seen)
         for kind in _TYPES[address.host]:
             if len(resolution.found) >= policy.max_answers:
                 return
@@ -147,28 +154,36 @@ class Resolver:
                     await self._follow(resolution, asked, next_address, depth + 1)
 
     async def _records(self, resolution: _Resolution, name: str, kind: str) -> tuple[str, ...]:
-        key = (name.lower(), kind)
-        cached = self._cache.get(key)
-        if cached is not None:
-            if self._now() < cached[0]:
-                self._cache.move_to_end(key)
-                return cached[1]
-            del self._cache[key]
+        # Counted before memory is asked: a tree of names that are remembered costs no query, and grows all the same.
         if resolution.queries >= self._policy.max_queries:
             resolution.faults.append(f"it takes more than {self._policy.max_queries} queries; its owner must fix it")
             return ()
         resolution.queries += 1
-        try:
-            records, ttl = await self._ask(name, kind)
-        except aiodns.error.DNSError as error:
-            meaning = _MEANINGS.get(error.args[0], str(error.args[-1]))
-            resolution.faults.append(f"{kind} of {name}: {meaning}")
-            return ()
-        if ttl > 0:
-            self._cache[key] = (self._now() + min(ttl, self._policy.max_ttl), records)
-            if len(self._cache) > self._policy.max_cached:
-                self._cache.popitem(last=False)
+        key = (name.lower().rstrip("."), kind)
+        until, records, fault = self._cache.get(key, (0.0, (), ""))
+        if until <= self._now():
+            fault = ""
+            try:
+                records, ttl = await self._ask(name, kind)
+            except aiodns.error.DNSError as error:
+                meaning = _MEANINGS.get(error.args[0], str(error.args[-1]))
+                fault = f"{kind} of {name}: {meaning}"
+                records, ttl = (), self._policy.absent_ttl if error.args[0] in _ABSENT else 0.0
+            self._remember(key, ttl, records, fault)
+        else:
+            self._cache.move_to_end(key)
+        if fault:
+            resolution.faults.append(fault)
         return records
+
+    def _remember(self, key: tuple[str, str], ttl: float, records: tuple[str, ...], fault: str) -> None:
+        if ttl <= 0:
+            self._cache.pop(key, None)
+            return
+        self._cache[key] = (self._now() + min(ttl, self._policy.max_ttl), records, fault)
+        self._cache.move_to_end(key)
+        if len(self._cache) > self._policy.max_cached:
+            self._cache.popitem(last=False)
 
     async def _ask(self, name: str, kind: str) -> tuple[tuple[str, ...], float]:
         """(the records of ``kind``, the least TTL on the way to them), no more than a resolution may find."""
@@ -179,7 +194,7 @@ class Resolver:
             texts = [text.decode("ascii", "replace") for text in data]
             found = [text.removeprefix(PREFIX) for text in texts if text.startswith(PREFIX)]
             return tuple(found[:most]), min((record.ttl for record in answer), default=0.0)
-        # Through the system's hosts file and search domains, as a person expects of a name that is not a domain's.
+        # The hosts file is honoured, search domains are not: a multiaddr's name is complete.
         result = await self._channel().getaddrinfo(name, _FAMILIES[kind], type=socket.SOCK_STREAM)
         found = [str(ipaddress.ip_address(node.addr[0].decode().partition("%")[0])) for node in result.nodes]
         return tuple(found[:most]), min(
@@ -189,7 +204,8 @@ class Resolver:
     def _channel(self) -> aiodns.DNSResolver:
         if self._dns is None:
             # A lost datagram is asked for again twice within the whole time.
-            self._dns = aiodns.DNSResolver(nameservers=self._nameservers, timeout=self._policy.timeout / 4, tries=3)
+            timeout = self._policy.timeout / 4
+            self._dns = aiodns.DNSResolver(nameservers=self._nameservers, timeout=timeout, tries=3, domains=[])
         return self._dns
 
 

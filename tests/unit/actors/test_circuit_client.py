@@ -168,6 +168,11 @@ def test_a_refusal_says_what_the_relay_said() -> None:
     assert str(refusal).startswith("NO_RESERVATION: ")
 
 
+def test_what_a_relay_says_is_no_command_to_a_terminal() -> None:
+    assert str(Refusal(204, "\x1b[31mred\nline")) == "NO_RESERVATION: ?[31mred?line"
+    assert str(Refusal(999, "", 60)) == "status 999; retry after 60 s"
+
+
 def test_the_wrong_relay_is_not_talked_to() -> None:
     relay = MemoryRelay()
     client = MemoryClient("alice", Identity.from_seed(seeded("someone else")).peer_id)

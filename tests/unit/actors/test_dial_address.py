@@ -54,6 +54,9 @@ def test_the_parts() -> None:
         f"/ip4/192.0.2.1/tcp/4001/p2p/{RELAY}/p2p/{PEER}",
         "/ip4/192.0.2.1/tcp/4001/p2p/nonsense",
         "/ip4/192.0.2.1/tcp/4001" * 100,
+        "/dns4/\x1b[31mred/tcp/4001",
+        "/dns4/" + "a" * 254 + "/tcp/4001",
+        "/dns4/m\u00fcnchen.example/tcp/4001",
     ],
 )
 def test_what_cannot_be_dialled_is_refused(text: str) -> None:

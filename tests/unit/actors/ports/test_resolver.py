@@ -145,6 +145,15 @@ async def test_queries_are_bounded(resolver: Resolver, server: NameServer) -> No
     assert server.asked.total() == POLICY.max_queries
 
 
+async def test_a_tree_of_one_remembered_name_is_bounded(resolver: Resolver, server: NameServer) -> None:
+    """Each record leads to the same name at another port: one query, and branches at each level."""
+    branches = [f"/dnsaddr/tree.example/tcp/{port}" for port in range(1, 30)]
+    server.zone["_dnsaddr.tree.example", "TXT"] = dnsaddr(*branches)
+    with pytest.raises(ResolveError, match="its owner must fix it"):
+        await resolver.resolve("/dnsaddr/tree.example")
+    assert server.asked.total() == 1
+
+
 async def test_answers_are_bounded(server: NameServer, clock: Clock) -> None:
     policy = replace(POLICY, max_answers=8)
     resolver = Resolver(policy, nameservers=[server.address], now=clock)
@@ -218,6 +227,28 @@ async def test_records_are_remembered_for_their_time(resolver: Resolver, server:
     server.zone["relay.example", "A"] = ["192.0.2.2"]
     clock.now += 61
     assert await resolver.resolve("/dns4/relay.example/tcp/1") == ["/ip4/192.0.2.2/tcp/1"]
+
+
+async def test_a_name_that_is_not_there_is_not_asked_for_again_at_once(
+    resolver: Resolver, server: NameServer, clock: Clock
+) -> None:
+    for _ in range(3):
+        with pytest.raises(ResolveError, match="no such name"):
+            await resolver.resolve("/dnsaddr/late.example")
+        await resolver.close()
+    assert server.asked["_dnsaddr.late.example", "TXT"] == 1
+    server.zone["_dnsaddr.late.example", "TXT"] = dnsaddr("/ip4/192.0.2.1/tcp/1")
+    clock.now += 11
+    assert await resolver.resolve("/dnsaddr/late.example") == ["/ip4/192.0.2.1/tcp/1"]
+
+
+async def test_what_lives_no_time_is_not_remembered(resolver: Resolver, server: NameServer) -> None:
+    server.ttl = 0
+    server.zone["brief.example", "A"] = ["192.0.2.1"]
+    for _ in range(2):
+        await resolver.resolve("/dns4/brief.example/tcp/1")
+        await resolver.close()
+    assert server.asked["brief.example", "A"] == 2
 
 
 async def test_memory_is_bounded(server: NameServer, clock: Clock) -> None:
