@@ -6,9 +6,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actors.circuit_client import CircuitClient, ClientPolicy
-from actors.client_streams import ByteStream
+from actors.client_streams import ByteStream, say
 from actors.peer_link import PeerLink, Refusal
 from actors.relay_server import RelayServerPolicy
 from protocol import relay_hop, relay_stop
@@ -338,7 +340,7 @@ class HandRelay:
             server.receive_data(data)
             if server.next_event() is not None:
                 self.hop(self, server)
-                stream.session.send(stream, server.data_to_send())
+                say(stream, server.data_to_send())
 
         return sink
 
@@ -474,4 +476,38 @@ def test_a_relay_cannot_pass_itself_off_as_the_peer() -> None:
     assert isinstance(link, PeerLink)
     assert "expected peer" in link.ended
     assert link.peer is None
+    assert client.link.ready
+
+
+@given(st.binary(max_size=200))
+def test_any_answer_of_a_relay_is_an_answer_or_an_error(raw: bytes) -> None:
+    def hop(relay: HandRelay, _: HopServer) -> None:
+        stream = next(stream for stream, sink in relay._sinks.items() if sink.__name__ == "asked")
+        stream.session.send(stream, raw)
+        stream.session.finish(stream)
+
+    for request in ("reserve", "connect"):
+        relay, client = by_hand(hop)
+        arguments = () if request == "reserve" else (Identity.from_seed(seeded("bob")).peer_id,)
+        answers = client.ask(getattr(client.client, request), *arguments)
+        relay.run()
+        assert len(answers) == 1
+        assert client.link.ready
+
+
+@given(st.lists(st.binary(min_size=1, max_size=100), max_size=5))
+def test_any_bytes_within_a_circuit_cost_that_circuit_alone(pieces: list[bytes]) -> None:
+    def hop(relay: HandRelay, server: HopServer) -> None:
+        server.accept_connect(None)
+        stream = next(stream for stream, sink in relay._sinks.items() if sink.__name__ == "asked")
+        stream.session.send(stream, server.data_to_send())
+        relay._sinks[stream] = lambda _: None
+        for piece in pieces:
+            stream.session.send(stream, piece)
+
+    relay, client = by_hand(hop)
+    answers = client.ask(client.client.connect, Identity.from_seed(seeded("bob")).peer_id)
+    relay.run()
+    assert isinstance(answers[0], PeerLink)
+    assert not answers[0].ready
     assert client.link.ready
