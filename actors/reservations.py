@@ -2,16 +2,19 @@
 
 Limits in all, per IP address and per group of addresses that one owner is likely to have: without them whoever has a
 machine with a network block has every slot.  A peer that reserves again refreshes; it keeps one slot, on the
-connection that it used last.
+connection that it used last.  When that connection ends, the one that it used before takes over, if it still lives:
+so the table depends on what connections hold, not on the order in which that became known.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from functools import lru_cache
+from heapq import heapify, heappop, heappush
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,53 +37,66 @@ class Refusal:
     retry_after: int
 
 
+@lru_cache(maxsize=4096)  # 12 us otherwise, and one request asks several times
 def group_of(address: str) -> str:
     """The /24 of an IPv4 address, the /56 of an IPv6 address (what a provider gives one household), else itself."""
     try:
-        ip = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(plain(address))
     except ValueError:
         return address
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
     bits = 24 if ip.version == 4 else 56
     return str(ipaddress.ip_network((ip, bits), strict=False))
 
 
+def plain(address: str) -> str:
+    """An IPv4 address that an IPv6 socket wrote as ``::ffff:192.0.2.1`` as itself."""
+    return address[7:] if address.startswith("::ffff:") and "." in address else address
+
+
 class Reservations:
-    """The table of reservations.  Every operation costs the same whatever the table's size.
+    """The table of reservations.  An operation costs the same whatever the table's size (the heap of expiries is
+    cleaned now and then, which spread over what filled it costs the same too); losing a forwarder walks the table.
 
     ``group``: from an address to what is counted together, for instance an AS number where a table of them is at hand.
     """
 
-    __slots__ = ("_expiries", "_group", "_per_address", "_per_group", "_table", "limits")
+    __slots__ = ("_expiries", "_group", "_held", "_per_address", "_per_group", "_table", "limits")
 
     def __init__(
         self, max_all: int, max_per_ip: int, max_per_group: int, group: Callable[[str], str] = group_of
     ) -> None:
         self.limits = (max_all, max_per_ip, max_per_group)
         self._group = group
-        self._table: dict[bytes, Reservation] = {}
+        # Of each peer the connections on which it reserved, the one used last at the end.
+        self._table: dict[bytes, dict[tuple[str, int], Reservation]] = {}
+        self._held = 0
         self._per_address: Counter[str] = Counter()
         self._per_group: Counter[str] = Counter()
-        # Refreshing leaves its older expiry behind; it is recognised as stale when its time comes.
+        # Refreshing and ending leave an expiry behind, which is stale: no reservation of its peer runs out then.
         self._expiries: list[tuple[float, bytes]] = []
 
     def __len__(self) -> int:
+        """Peers with a reservation."""
         return len(self._table)
+
+    @property
+    def expiries_remembered(self) -> int:
+        """Stale ones included: the only part of the table that could outgrow it."""
+        return len(self._expiries)
 
     def find(self, peer: bytes, now: float) -> Reservation | None:
         """The live reservation of ``peer``."""
-        reservation = self._table.get(peer)
+        reservation = self._current(peer)
         return reservation if reservation is not None and reservation.expires_at > now else None
 
     def refused(self, peer: bytes, address: str, now: float) -> Refusal | None:
         """Why ``peer`` may not reserve from ``address`` now; None: it may."""
         self.expire(now)
-        held = self._table.get(peer)
-        group = self._group(address)
+        held = self._current(peer)
+        address, group = plain(address), self._group(address)
         # A refresh frees the slot that it takes.
         in_all = len(self._table) - (held is not None)
-        on_address = self._per_address[address] - (held is not None and held.address == address)
+        on_address = self._per_address[address] - (held is not None and plain(held.address) == address)
         in_group = self._per_group[group] - (held is not None and self._group(held.address) == group)
         max_all, max_per_ip, max_per_group = self.limits
         if in_all >= max_all:
@@ -98,45 +114,80 @@ class Reservations:
         return None
 
     def put(self, reservation: Reservation) -> None:
-        """Hold ``reservation``, in place of the peer's older one.  The caller asked :meth:`refused`, or rebuilds."""
-        self._take_out(reservation.peer)
-        self._table[reservation.peer] = reservation
-        self._per_address[reservation.address] += 1
-        self._per_group[self._group(reservation.address)] += 1
-        heappush(self._expiries, (reservation.expires_at, reservation.peer))
+        """Hold ``reservation``, in place of the connection's older one.  The caller asked :meth:`refused`, or
+        rebuilds."""
+        peer = reservation.peer
+        self._count(peer, -1)
+        held = self._table.setdefault(peer, {})
+        latest = next(reversed(held.values())).expires_at if held else reservation.expires_at
+        self._held -= held.pop((reservation.forwarder, reservation.connection), None) is not None
+        held[reservation.forwarder, reservation.connection] = reservation
+        self._held += 1
+        if reservation.expires_at < latest:  # told late, by a second forwarder's report
+            self._table[peer] = dict(sorted(held.items(), key=lambda item: item[1].expires_at))
+        self._count(peer, +1)
+        heappush(self._expiries, (reservation.expires_at, peer))
+        if len(self._expiries) > 2 * self._held + 64:
+            self._expiries = [(one.expires_at, one.peer) for many in self._table.values() for one in many.values()]
+            heapify(self._expiries)
 
     def end(self, peer: bytes, forwarder: str, connection: int) -> None:
-        """The connection that held it is gone; a reservation that moved to another connection stays."""
-        held = self._table.get(peer)
-        if held is not None and (held.forwarder, held.connection) == (forwarder, connection):
-            self._take_out(peer)
+        """The connection is gone; what the peer holds on another one stays."""
+        if (forwarder, connection) in self._table.get(peer, ()):
+            self._take_out(peer, [(forwarder, connection)])
 
     def end_forwarder(self, forwarder: str) -> None:
         """All connections of ``forwarder`` are gone."""
-        for peer in [peer for peer, held in self._table.items() if held.forwarder == forwarder]:
-            self._take_out(peer)
+        for peer, held in list(self._table.items()):
+            if gone := [key for key in held if key[0] == forwarder]:
+                self._take_out(peer, gone)
 
     def expire(self, now: float) -> None:
         """Forget what has run out."""
-        while self._expiries and self._expiries[0][0] <= now:
-            _, peer = heappop(self._expiries)
-            held = self._table.get(peer)
-            if held is not None and held.expires_at <= now:
-                self._take_out(peer)
+        while (expiry := self.next_expiry()) is not None and expiry <= now:
+            peer = self._expiries[0][1]
+            self._take_out(peer, [next(iter(self._table[peer]))])
 
     def next_expiry(self) -> float | None:
-        return self._expiries[0][0] if self._expiries else None
+        """When the next reservation runs out."""
+        while self._expiries:
+            expires_at, peer = self._expiries[0]
+            held = self._table.get(peer)
+            # Its peer's oldest is the one that it is about, or is younger: then the entry is stale.
+            if held is not None and next(iter(held.values())).expires_at <= expires_at:
+                return expires_at
+            heappop(self._expiries)
+        return None
 
-    def _take_out(self, peer: bytes) -> None:
-        held = self._table.pop(peer, None)
-        if held is None:
+    def _current(self, peer: bytes) -> Reservation | None:
+        held = self._table.get(peer)
+        return next(reversed(held.values())) if held else None
+
+    def _take_out(self, peer: bytes, connections: list[tuple[str, int]]) -> None:
+        self._count(peer, -1)
+        held = self._table[peer]
+        for key in connections:
+            del held[key]
+        self._held -= len(connections)
+        if held:
+            self._count(peer, +1)
+        else:
+            del self._table[peer]
+
+    def _count(self, peer: bytes, step: int) -> None:
+        """A peer counts where its current connection comes from."""
+        current = self._current(peer)
+        if current is None:
             return
-        for counter, key in ((self._per_address, held.address), (self._per_group, self._group(held.address))):
-            counter[key] -= 1
+        for counter, key in (
+            (self._per_address, plain(current.address)),
+            (self._per_group, self._group(current.address)),
+        ):
+            counter[key] += step
             if counter[key] <= 0:
                 del counter[key]
 
     def _wait(self, now: float) -> int:
         """Seconds until the next reservation runs out; a peer may go before, so not more than a minute."""
         expiry = self.next_expiry()
-        return 60 if expiry is None else max(1, min(60, int(expiry - now)))
+        return 60 if expiry is None else max(1, min(60, math.ceil(expiry - now)))

@@ -35,7 +35,9 @@ class Supervision:
         earlier = len(failures) - 1
         if earlier >= policy.max_restarts:
             return None
-        return 0.0 if not earlier else min(policy.first_delay * 2 ** (earlier - 1), policy.max_delay)
+        # More doublings than a float can hold are as good as these.
+        doublings = min(earlier - 1, 64)
+        return 0.0 if not earlier else min(policy.first_delay * 2.0**doublings, policy.max_delay)
 
     @property
     def recent(self) -> int:

@@ -52,7 +52,7 @@ def decode(data: bytes) -> Envelope:
         raise CodecError(f"a message of {len(data)} bytes, at most {MAX_ENVELOPE} are taken")
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:  # ValueError: text that is not UTF-8
         raise CodecError(f"not a message: {error}") from error
 
 

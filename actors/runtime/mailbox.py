@@ -47,5 +47,19 @@ class Mailbox:
             return self._control.popleft()
         return self._data.popleft() if self._data else None
 
+    def clear(self) -> int:
+        """Forget all that waits; how many they were."""
+        count = len(self)
+        self._control.clear()
+        self._data.clear()
+        return count
+
+    def discard(self, sender: str) -> int:
+        """Forget what ``sender`` said; how many messages that were."""
+        count = len(self)
+        self._control = deque(envelope for envelope in self._control if envelope.sender != sender)
+        self._data = deque(envelope for envelope in self._data if envelope.sender != sender)
+        return count - len(self)
+
     def __len__(self) -> int:
         return len(self._control) + len(self._data)
