@@ -16,30 +16,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
 
 from actors.client_streams import (
     ByteStream,
     Carrier,
     ClientOwner,
     HopRequest,
-    IdentifyRequest,
     Proposal,
     StopAnswer,
     say,
 )
 from actors.deadlines import Deadlines
 from actors.inbound_streams import (
-    IdentifyAnswer,
-    IdentifyPush,
     Negotiation,
-    OwnerFactory,
-    PingAnswer,
     StreamOwner,
     deliver,
 )
 from actors.peer_link import PeerLink, Refusal, Wire, link_of
-from protocol import identify, ping, relay_hop, relay_stop
+from actors.served_protocols import Handler, ServedProtocols, ask_identity
+from protocol import identify, relay_hop, relay_stop
 from protocol.arena import Arena
 from protocol.connection import Connection, ConnectionLimits, Multiplexed, State
 from protocol.envelope import open_voucher
@@ -49,9 +44,6 @@ from protocol.noise import StaticKey
 from protocol.relay_hop import ConnectAccepted, HopAnswer, Limit, RequestRefused, ReservationGranted, Status
 from protocol.switching import Switch
 from protocol.yamux import DataReceived, Stream, StreamFinished, StreamOpened, StreamReset, StreamWritable
-
-AGENT: Final = "descord-relay-client/0.1.0"
-PROTOCOL_VERSION: Final = "descord/0.1.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,6 @@ class ClientPolicy:
     connection: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
-Handler = Callable[[PeerLink, ByteStream], None]
 Reserved = Callable[[ReservationGranted | Refusal], None]
 Connected = Callable[[PeerLink | Refusal], None]
 
@@ -89,8 +80,6 @@ class CircuitClient:
         self.policy = policy
         self.peer_id = static.identity.peer_id
         self.links: set[PeerLink] = set()
-        #: Addresses at which others reach us, binary multiaddrs: those of our reservations.
-        self.addresses: tuple[bytes, ...] = ()
         self._static = static
         self._randomness = randomness
         self._accepted = accepted
@@ -99,15 +88,7 @@ class CircuitClient:
         self._deadlines = Deadlines()
         self._now = 0.0
         self._ended: list[PeerLink] = []
-        self._within: dict[str, OwnerFactory] = {
-            identify.PROTOCOL: self._serve_identify,
-            identify.PUSH_PROTOCOL: self._serve_push,
-            ping.PROTOCOL: PingAnswer,
-        }
-        for protocol, handler in (handlers or {}).items():
-            self._within[protocol] = self._serve(protocol, handler)
-        # Nobody can relay to us through a circuit, so STOP is spoken on direct connections alone.
-        self._direct: dict[str, OwnerFactory] = {**self._within, relay_stop.PROTOCOL: self._serve_stop}
+        self.served = ServedProtocols(static.identity, handlers or {}, self._incoming)
 
     # Connections.
 
@@ -265,13 +246,12 @@ class CircuitClient:
                 match event:
                     case Multiplexed(peer=peer):
                         link.peer = peer
-                        self._open(link, (identify.PROTOCOL,), self._ask_identity, lambda _: None, self._now)
+                        self._open(link, (identify.PROTOCOL,), ask_identity, lambda _: None, self._now)
                         if link.inbound:
                             self._accepted(link)
                         link.changed()
                     case StreamOpened(stream):
-                        served = self._within if link.relay is not None else self._direct
-                        stream.owner = Negotiation(stream, served, self._negotiated)
+                        stream.owner = Negotiation(stream, self.served.on(link), self._negotiated)
                         self._expire(stream, self._now)
                     case DataReceived(stream, data):
                         owner = stream.owner
@@ -307,55 +287,19 @@ class CircuitClient:
         elif stream.owner is not None:
             stream.owner.was_reset()
 
-    # What peers ask of us.
-
     def _negotiated(self, stream: Stream, protocol: str) -> None:
         if protocol not in (identify.PROTOCOL, identify.PUSH_PROTOCOL, relay_stop.PROTOCOL):
             self._deadlines.cancel(stream)
 
-    def _serve(self, protocol: str, handler: Handler) -> OwnerFactory:
-        def serve(stream: Stream) -> StreamOwner:
-            view = ByteStream(stream, protocol)
-            handler(link_of(stream), view)
-            return view
-
-        return serve
-
-    def _serve_identify(self, stream: Stream) -> StreamOwner:
-        link = link_of(stream)
-        message = identify.IdentifyMessage(
-            public_key=self._static.identity.public_key.encode(),
-            listen_addrs=self.addresses,
-            protocols=tuple(self._within if link.relay is not None else self._direct),
-            observed_addr=link.observed,
-            protocol_version=PROTOCOL_VERSION,
-            agent_version=AGENT,
-        )
-        return IdentifyAnswer(stream, identify.encode_identify(message))
-
-    def _serve_push(self, stream: Stream) -> StreamOwner:
-        return IdentifyPush(stream, lambda message: self._identified(link_of(stream), message))
-
-    def _ask_identity(self, stream: Stream, _: str) -> StreamOwner:
-        return IdentifyRequest(stream, lambda message: self._identified(link_of(stream), message))
-
-    @staticmethod
-    def _identified(link: PeerLink, message: identify.IdentifyMessage) -> None:
-        link.identified = message
-        link.changed()
-
-    def _serve_stop(self, stream: Stream) -> StreamOwner:
-        return StopAnswer(stream, self._incoming)
-
     def _incoming(self, answer: StopAnswer, peer: PeerId, limit: Limit | None) -> None:
         stream = answer.stream
         link = link_of(stream)
-        self._deadlines.cancel(stream)
         if not link.reserved:
             answer.refuse(Status.PERMISSION_DENIED, "no reservation was asked of this relay")
         elif sum(inner.inbound for inner in self.links if inner.relay is not None) >= self.policy.max_circuits:
             answer.refuse(Status.RESOURCE_LIMIT_EXCEEDED, f"{self.policy.max_circuits} circuits are open")
         else:
+            self._deadlines.cancel(stream)
             first = answer.accept()
             inner = self._carry(link, stream, peer, limit, inbound=True)
             if first:

@@ -204,7 +204,7 @@ class Client:
 
     def reservation_changed(self) -> None:
         addresses = [address for one in self._reservations for address in one.reached_at]
-        self.core.addresses = tuple(dict.fromkeys(addresses))
+        self.core.served.addresses = tuple(dict.fromkeys(addresses))
 
     def socket_opened(self, socket: Socket) -> None:
         self._sockets.add(socket)
