@@ -147,6 +147,8 @@ class MemoryPeer:
                 self._late.append(answer)
 
         def answer() -> None:
+            if stream.closed:
+                return  # the relay gave up waiting
             if self.accepts:
                 stop.accept()
                 view.send(stop.data_to_send())
