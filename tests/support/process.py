@@ -12,12 +12,24 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.support.peers import MemoryPeer, MemoryStream
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 20.0
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+def readable(patience: float, *files: HasFileno) -> set[int]:
+    """The descriptors of ``files`` that can be read within ``patience`` seconds.  Unlike select, any number of them."""
+    poll = select.poll()
+    for file in files:
+        poll.register(file, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll(max(patience, 0) * 1000)}
 
 
 class NodeProcess:
@@ -37,8 +49,7 @@ class NodeProcess:
     def event(self, patience: float = PATIENCE) -> dict[str, Any]:
         """The next line of its stdout."""
         assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], patience)
-        assert readable, "the node said nothing"
+        assert readable(patience, self.process.stdout), "the node said nothing"
         line = self.process.stdout.readline()
         assert line, f"the node ended with {self.process.wait()}"
         return dict(json.loads(line))
@@ -94,8 +105,7 @@ class SocketPeer(MemoryPeer):
     def poll(self, patience: float) -> bool:
         """Take what comes within ``patience`` seconds, once; False: nothing came."""
         self.flush()
-        readable, _, _ = select.select([self.sock], [], [], patience)
-        if not readable:
+        if not readable(patience, self.sock):
             return False
         try:
             data = self.sock.recv(1 << 18)
@@ -157,9 +167,9 @@ class SocketPeer(MemoryPeer):
             assert time.monotonic() < end, "it did not happen in time"
             self.flush()
             other.flush()
-            readable, _, _ = select.select([self.sock, other.sock], [], [], 1.0)
+            ready = readable(1.0, self.sock, other.sock)
             for peer in (self, other):
-                if peer.sock in readable:
+                if peer.sock.fileno() in ready:
                     peer.poll(0)
                     assert not peer.gone, f"the node closed a connection ({peer.error})"
 
