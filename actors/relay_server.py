@@ -7,6 +7,7 @@ forwarder for what it holds, and answers nobody before it knows (or a second has
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,18 +15,24 @@ from typing import Final
 
 from actors.actor import Send
 from actors.rate_limit import KeyedBuckets
-from actors.reservations import Reservation, Reservations, group_of
+from actors.reservations import Reservation, Reservations, group_of, plain
 from protocol import messages
 from protocol.relay_hop import Status
 
 #: Seconds that a new RelayServer waits for its forwarders' reports before it goes by what it has.
 REPORT_WAIT: Final = 1.0
 
+#: Requests that may wait for those reports.  More than a forwarder has connections is nobody's need; 5 MB.
+MAX_WAITING: Final = 16_384
+
 #: Peers and addresses whose request rate is remembered.
 MAX_RATE_KEYS: Final = 65_536
 
 #: Seconds after which an admitted circuit of which nothing was heard no longer counts.
 ADMISSION_TIMEOUT: Final = 120.0
+
+#: Seconds after which a dialler that found all circuits in use is told to ask again.
+CIRCUIT_RETRY: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,30 @@ class RelayServerPolicy:
     reserve_rate_per_ip: float = 120.0
     connect_rate_per_peer: float = 240.0
     connect_rate_per_ip: float = 960.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """``setting``: what was hit, as it is counted; ``retry_after``: seconds, 0: not known."""
+
+    status: Status
+    setting: str
+    reason: str
+    retry_after: int
+
+
+_TO_ITSELF: Final = _Refusal(Status.PERMISSION_DENIED, "self", "a peer cannot be connected to itself", 0)
+_NO_RESERVATION: Final = _Refusal(Status.NO_RESERVATION, "no_reservation", "the target has no reservation here", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rate:
+    """How often one ``of`` (peer, address) may ask."""
+
+    setting: str
+    per_minute: float
+    of: str
+    buckets: KeyedBuckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +111,20 @@ class RelayServer:
         self._next_circuit = 1
         self._refusals: Counter[str] = Counter()
         self._counters: dict[str, messages.ForwarderCounters] = {}
-        # Until each forwarder has reported, requests wait: their number is bounded by the forwarders' own limits.
+        # Until each forwarder has reported, requests wait; one that is asked again waits once.
         self._unreported: set[str] = set(self._forwarders)
-        self._waiting: list[messages.ReserveAsked | messages.ConnectAsked] = []
+        self._reported: set[str] = set()
+        self._waiting: dict[tuple[str, int], messages.ReserveAsked | messages.ConnectAsked] = {}
         self._report_deadline: float | None = None
         self._started = False
-        self._reserve_rates = (_buckets(policy.reserve_rate_per_peer), _buckets(policy.reserve_rate_per_ip))
-        self._connect_rates = (_buckets(policy.connect_rate_per_peer), _buckets(policy.connect_rate_per_ip))
+        self._reserve_rates = (
+            _rate("reserve_rate_per_ip", policy.reserve_rate_per_ip, "address"),
+            _rate("reserve_rate_per_peer", policy.reserve_rate_per_peer, "peer"),
+        )
+        self._connect_rates = (
+            _rate("connect_rate_per_ip", policy.connect_rate_per_ip, "address"),
+            _rate("connect_rate_per_peer", policy.connect_rate_per_peer, "peer"),
+        )
 
     # What tests and the node look at.
 
@@ -103,11 +141,7 @@ class RelayServer:
     def handle(self, message: messages.RelayServerMessage, now: float) -> list[Send]:
         match message:
             case messages.ReserveAsked() | messages.ConnectAsked():
-                if self._unreported:
-                    self._report_deadline = self._report_deadline or now + REPORT_WAIT
-                    self._waiting.append(message)
-                    return []
-                return [self._answer(message, now)]
+                return self._wait(message) if self._unreported else [self._answer(message, now)]
             case messages.CircuitOpened(circuit=circuit):
                 self._opening.pop(circuit, None)
             case messages.CircuitFailed(circuit=circuit) | messages.CircuitEnded(circuit=circuit):
@@ -115,11 +149,13 @@ class RelayServer:
             case messages.ReservationEnded(forwarder=forwarder, connection=connection, peer=peer):
                 self._reservations.end(peer, forwarder, connection)
             case messages.ForwarderReport():
-                return self._take_report(message, now)
+                self._take_report(message, now)
+                return self._answer_waiting(now)
             case messages.ForwarderCounters(forwarder=forwarder):
                 self._counters[forwarder] = message
             case messages.ActorDown(actor=actor):
                 self._forwarder_lost(actor)
+                return self._answer_waiting(now)
             case messages.StatusAsked(request_id=request_id, asker=asker):
                 return [Send(asker, self._status(request_id))]
             case messages.ActorUp():
@@ -142,6 +178,8 @@ class RelayServer:
         if not self._started:
             self._started = True
             self._report_deadline = now + REPORT_WAIT
+            # A predecessor's answers may still be on their way: its numbers lie below, at less than a million a second.
+            self._next_circuit = max(self._next_circuit, int(now * 1000) << 10)
             sends += [Send(forwarder, messages.ReportWanted()) for forwarder in self._forwarders]
         elif self._unreported and self._report_deadline is not None and self._report_deadline <= now:
             self._unreported.clear()
@@ -159,65 +197,74 @@ class RelayServer:
 
     def _answer(self, asked: messages.ReserveAsked | messages.ConnectAsked, now: float) -> Send:
         if isinstance(asked, messages.ReserveAsked):
-            return Send(asked.forwarder, self._reserve(asked, now))
-        return Send(asked.forwarder, self._connect(asked, now))
+            return self._reserve(asked, now)
+        return self._connect(asked, now)
+
+    def _refuse(self, asked: messages.ReserveAsked | messages.ConnectAsked, refusal: _Refusal) -> Send:
+        self._refusals[refusal.setting] += 1
+        reserving = isinstance(asked, messages.ReserveAsked)
+        message = (messages.ReserveRefused if reserving else messages.ConnectRefused)(
+            request_id=asked.request_id,
+            connection=asked.connection,
+            status=int(refusal.status),
+            reason=f"{refusal.reason} ({refusal.setting})",
+            retry_after=refusal.retry_after,
+        )
+        return Send(asked.forwarder, message)
+
+    def _wait(self, asked: messages.ReserveAsked | messages.ConnectAsked) -> list[Send]:
+        key = (asked.forwarder, asked.request_id)
+        if len(self._waiting) < MAX_WAITING or key in self._waiting:
+            self._waiting[key] = asked
+            return []
+        reason = f"the relay is starting and {MAX_WAITING} requests wait already"
+        return [self._refuse(asked, _Refusal(Status.RESOURCE_LIMIT_EXCEEDED, "starting", reason, 1))]
 
     def _answer_waiting(self, now: float) -> list[Send]:
-        waiting, self._waiting = self._waiting, []
-        return [self._answer(asked, now) for asked in waiting]
+        if self._unreported:
+            return []
+        waiting, self._waiting = self._waiting, {}
+        return [self._answer(asked, now) for asked in waiting.values()]
 
-    def _reserve(self, asked: messages.ReserveAsked, now: float) -> messages.ReserveGranted | messages.ReserveRefused:
-        wait = self._too_often(self._reserve_rates, asked.peer, asked.address, now)
-        if wait:
-            return self._refuse_reserve(asked, Status.RESERVATION_REFUSED, "reserve_rate", "reserving too often", wait)
-        refusal = self._reservations.refused(asked.peer, asked.address, now)
-        if refusal is not None:
-            full = Status.RESERVATION_REFUSED
-            return self._refuse_reserve(asked, full, refusal.setting, refusal.reason, refusal.retry_after)
-        expires_at = now + self.policy.reservation_duration
-        self._reservations.put(Reservation(asked.peer, asked.forwarder, asked.connection, asked.address, expires_at))
+    def _reserve(self, asked: messages.ReserveAsked, now: float) -> Send:
         policy = self.policy
-        return messages.ReserveGranted(
+        often = self._too_often(self._reserve_rates, asked.address, asked.peer, now)
+        if often is not None:
+            return self._refuse(asked, _Refusal(Status.RESERVATION_REFUSED, *often))
+        full = self._reservations.refused(asked.peer, asked.address, now)
+        if full is not None:
+            refusal = _Refusal(Status.RESERVATION_REFUSED, full.setting, full.reason, full.retry_after)
+            return self._refuse(asked, refusal)
+        expires_at = now + policy.reservation_duration
+        self._reservations.put(Reservation(asked.peer, asked.forwarder, asked.connection, asked.address, expires_at))
+        granted = messages.ReserveGranted(
             asked.request_id, asked.connection, expires_at, policy.circuit_duration, policy.circuit_data
         )
+        return Send(asked.forwarder, granted)
 
-    def _refuse_reserve(
-        self, asked: messages.ReserveAsked, status: Status, setting: str, reason: str, retry_after: int
-    ) -> messages.ReserveRefused:
-        self._refusals[setting] += 1
-        reason = f"{reason} ({setting})"
-        return messages.ReserveRefused(asked.request_id, asked.connection, int(status), reason, retry_after)
+    def _connect(self, asked: messages.ConnectAsked, now: float) -> Send:
+        often = self._too_often(self._connect_rates, asked.address, asked.source, now)
+        if often is not None:
+            return self._refuse(asked, _Refusal(Status.RESOURCE_LIMIT_EXCEEDED, *often))
+        found = self._may_connect(asked.source, asked.target, now)
+        if isinstance(found, _Refusal):
+            return self._refuse(asked, found)
+        return Send(asked.forwarder, self._admit(asked, found, now))
 
-    def _connect(self, asked: messages.ConnectAsked, now: float) -> messages.ConnectAdmitted | messages.ConnectRefused:
-        policy = self.policy
-        wait = self._too_often(self._connect_rates, asked.source, asked.address, now)
-        if wait:
-            refused = (Status.RESOURCE_LIMIT_EXCEEDED, "connect_rate", "connecting too often", wait)
-        elif asked.source == asked.target:
-            refused = (Status.PERMISSION_DENIED, "self", "a peer cannot be connected to itself", 0)
-        elif (held := self._reservations.find(asked.target, now)) is None:
-            refused = (Status.NO_RESERVATION, "no_reservation", "the target has no reservation here", 0)
-        elif len(self._circuits) >= policy.max_circuits:
-            refused = (
-                Status.RESOURCE_LIMIT_EXCEEDED,
-                "max_circuits",
-                f"all {policy.max_circuits} circuits are in use",
-                10,
-            )
-        elif max(self._per_peer[asked.source], self._per_peer[asked.target]) >= policy.max_circuits_per_peer:
-            refused = (
-                Status.RESOURCE_LIMIT_EXCEEDED,
-                "max_circuits_per_peer",
-                f"all {policy.max_circuits_per_peer} circuits of one peer are in use",
-                10,
-            )
-        else:
-            return self._admit(asked, held, now)
-        status, setting, reason, retry_after = refused
-        self._refusals[setting] += 1
-        return messages.ConnectRefused(
-            asked.request_id, asked.connection, int(status), f"{reason} ({setting})", retry_after
-        )
+    def _may_connect(self, source: bytes, target: bytes, now: float) -> Reservation | _Refusal:
+        policy, exceeded = self.policy, Status.RESOURCE_LIMIT_EXCEEDED
+        if source == target:
+            return _TO_ITSELF
+        held = self._reservations.find(target, now)
+        if held is None:
+            return _NO_RESERVATION
+        if len(self._circuits) >= policy.max_circuits:
+            reason = f"all {policy.max_circuits} circuits are in use"
+            return _Refusal(exceeded, "max_circuits", reason, CIRCUIT_RETRY)
+        if max(self._per_peer[source], self._per_peer[target]) >= policy.max_circuits_per_peer:
+            reason = f"all {policy.max_circuits_per_peer} circuits of one peer are in use"
+            return _Refusal(exceeded, "max_circuits_per_peer", reason, CIRCUIT_RETRY)
+        return held
 
     def _admit(self, asked: messages.ConnectAsked, held: Reservation, now: float) -> messages.ConnectAdmitted:
         circuit = self._next_circuit
@@ -235,14 +282,22 @@ class RelayServer:
             limit_data=self.policy.circuit_data,
         )
 
-    def _too_often(self, rates: tuple[KeyedBuckets, KeyedBuckets], peer: bytes, address: str, now: float) -> int:
-        """Seconds to wait, 0: none."""
+    def _too_often(
+        self, rates: tuple[_Rate, _Rate], address: str, peer: bytes, now: float
+    ) -> tuple[str, str, int] | None:
+        """Setting, reason and seconds to wait.  The address comes first: whoever makes up peers is stopped before
+        each of them is given a bucket.  What is refused costs neither."""
         if not self.policy.rate_limits:
-            return 0
-        for buckets, key in zip(rates, (peer, address), strict=True):
-            if not buckets.take(key, now):
-                return max(1, round(buckets.wait(key, now)))
-        return 0
+            return None
+        keys = (plain(address), peer)
+        for rate, key in zip(rates, keys, strict=True):
+            wait = rate.buckets.wait(key, now)
+            if wait > 0:
+                reason = f"more than {rate.per_minute:g} a minute of one {rate.of}"
+                return rate.setting, reason, math.ceil(min(wait, 3600.0))
+        for rate, key in zip(rates, keys, strict=True):
+            rate.buckets.take(key, now)
+        return None
 
     # Tables.
 
@@ -261,26 +316,36 @@ class RelayServer:
             if self._per_peer[peer] <= 0:
                 del self._per_peer[peer]
 
-    def _take_report(self, report: messages.ForwarderReport, now: float) -> list[Send]:
-        """What a forwarder says that it holds is the truth about it."""
-        self._forwarder_lost(report.forwarder)
-        # A peer that reserved on two connections is reached through the one it used last.
-        for held in sorted(report.reservations, key=lambda held: held.expires_at):
-            self._reservations.put(
-                Reservation(held.peer, report.forwarder, held.connection, held.address, held.expires_at)
-            )
-        for circuit in report.circuits:
+    def _take_report(self, report: messages.ForwarderReport, now: float) -> None:
+        """A forwarder's first report adds to what it was granted since, if it was late.  A further one is of a
+        forwarder that began anew, and is all that it holds."""
+        forwarder = report.forwarder
+        if forwarder in self._reported:
+            self._reservations.end_forwarder(forwarder)
+            # Those that it dials: circuits to its peers are reported by the forwarders of their diallers.
+            for number in [number for number, circuit in self._circuits.items() if circuit.forwarder == forwarder]:
+                self._forget(number)
+        self._reported.add(forwarder)
+        self._unreported.discard(forwarder)
+        for held in report.reservations:
+            if held.expires_at > now:
+                self._reservations.put(
+                    Reservation(held.peer, forwarder, held.connection, held.address, held.expires_at)
+                )
+        for one in report.circuits:
+            self._forget(one.circuit)
             self._remember(
-                circuit.circuit,
-                _Circuit(circuit.source, circuit.target, report.forwarder, circuit.target_forwarder, circuit.opened_at),
+                one.circuit, _Circuit(one.source, one.target, forwarder, one.target_forwarder, one.opened_at)
             )
-            self._next_circuit = max(self._next_circuit, circuit.circuit + 1)
-        self._unreported.discard(report.forwarder)
-        return [] if self._unreported else self._answer_waiting(now)
+            self._next_circuit = max(self._next_circuit, one.circuit + 1)
 
     def _forwarder_lost(self, forwarder: str) -> None:
+        """It holds nothing any more, waits for nothing, and need not be waited for."""
         self._reservations.end_forwarder(forwarder)
         self._counters.pop(forwarder, None)
+        self._reported.discard(forwarder)
+        self._unreported.discard(forwarder)
+        self._waiting = {key: asked for key, asked in self._waiting.items() if key[0] != forwarder}
         for number in [n for n, c in self._circuits.items() if forwarder in (c.forwarder, c.target_forwarder)]:
             self._forget(number)
 
@@ -298,5 +363,5 @@ class RelayServer:
         )
 
 
-def _buckets(per_minute: float) -> KeyedBuckets:
-    return KeyedBuckets(per_minute / 60, max(per_minute / 4, 1), MAX_RATE_KEYS)
+def _rate(setting: str, per_minute: float, of: str) -> _Rate:
+    return _Rate(setting, per_minute, of, KeyedBuckets(per_minute / 60, max(per_minute / 4, 1), MAX_RATE_KEYS))
