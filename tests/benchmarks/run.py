@@ -75,7 +75,7 @@ class Run:
         """The median of each figure over the repeats."""
         return {
             workload: {
-                name: {key: statistics.median(one[key] for one in samples) for key in samples[0]}
+                name: {key: statistics.median(one[key] for one in samples if key in one) for key in _keys(samples)}
                 for name, samples in by_relay.items()
             }
             for workload, by_relay in self.samples.items()
@@ -109,6 +109,11 @@ class Run:
         relay = self._running.pop(name, None)
         if relay is not None:
             relay.stop()
+
+
+def _keys(samples: Sequence[Figures]) -> list[str]:
+    """Every figure's name, in order: one that a run could not take may be in another's."""
+    return list(dict.fromkeys(key for one in samples for key in one))
 
 
 def say(line: str) -> None:

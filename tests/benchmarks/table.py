@@ -201,19 +201,8 @@ def _memory(sheet: _Sheet) -> str:
         rows.append(sheet.row(f"RSS with {count:,} reservations, MiB", "reservations", _of(key)))
     if sheet.has("reservations"):
         rows.append(sheet.row("RSS for each of them, KiB", "reservations", _of("kib_each")))
-        lost = sum(
-            value
-            for relay in sheet.relays
-            for key, value in sheet.figures("reservations", relay).items()
-            if key.startswith("lost_at_")
-        )
-        if lost:
-            rows.append(sheet.row("connections lost meanwhile", "reservations", _lost))
+        rows.append(sheet.row("held in the time there was", "reservations", _of("held")))
     return sheet.table("start and memory", rows) if rows else ""
-
-
-def _lost(figures: Figures) -> float:
-    return max(value for key, value in figures.items() if key.startswith("lost_at_"))
 
 
 def _stall(sheet: _Sheet) -> str:

@@ -44,6 +44,7 @@ class Scale:
     busy_pings: int
     churn: int
     reservation_steps: tuple[int, ...]
+    reservation_seconds: float
     idle_seconds: float
     stall_seconds: float
     stall_bytes: int
@@ -60,6 +61,7 @@ FULL = Scale(
     busy_pings=2000,
     churn=500,
     reservation_steps=(1000, 10000),
+    reservation_seconds=180.0,
     idle_seconds=10.0,
     stall_seconds=3.0,
     stall_bytes=STALL_BYTES,
@@ -75,6 +77,7 @@ QUICK = Scale(
     busy_pings=300,
     churn=30,
     reservation_steps=(50, 200),
+    reservation_seconds=30.0,
     idle_seconds=2.0,
     stall_seconds=0.5,
     stall_bytes=64 * MIB,
@@ -191,8 +194,13 @@ def _churn(asked: Mapping[str, Any]) -> Callable[[Seat], Figures]:
     return measure
 
 
-def _reservations(steps: tuple[int, ...]) -> Callable[[Seat], Figures]:
-    asked = {"workload": "reservations", "steps": steps, "concurrency": 16}
+def _reservations(scale: Scale) -> Callable[[Seat], Figures]:
+    asked = {
+        "workload": "reservations",
+        "steps": scale.reservation_steps,
+        "seconds": scale.reservation_seconds,
+        "concurrency": 16,
+    }
 
     def measure(seat: Seat) -> Figures:
         assert seat.relay is not None, "a relay holds reservations"
@@ -202,14 +210,15 @@ def _reservations(steps: tuple[int, ...]) -> Callable[[Seat], Figures]:
             seat.relay.rest()
             empty = seat.relay.resident_bytes()
             figures["rss_mib_at_0"] = empty / MIB
-            for step in steps:
+            for step in scale.reservation_steps:
                 load.go_on()
                 found = load.phase("held")
                 seat.relay.rest()
-                held = seat.relay.resident_bytes()
-                figures[f"rss_mib_at_{step}"] = held / MIB
-                figures["kib_each"] = (held - empty) / KIB / step
-                figures[f"lost_at_{step}"] = found["lost"]
+                resident = seat.relay.resident_bytes()
+                figures["held"] = found["held"]
+                figures["kib_each"] = (resident - empty) / KIB / max(1, found["held"])
+                if found["held"] == step:
+                    figures[f"rss_mib_at_{step}"] = resident / MIB
             load.go_on()
             load.phase("done")
         return figures
@@ -322,9 +331,9 @@ def all_workloads(scale: Scale) -> list[Workload]:
     for name in ("connects", "reserves", "circuits"):
         asked = {"workload": name, "count": scale.churn, "concurrency": 4}
         several.append(Workload(name, _churn(asked)))
-    several.append(Workload("idle", _idle(scale.idle_seconds), fresh=True))
+    several.append(Workload("idle", _idle(scale.idle_seconds), fresh=True, once=True))
     several.append(Workload("stall", _stall(scale), fresh=True))
-    several.append(Workload("reservations", _reservations(scale.reservation_steps), fresh=True, once=True))
+    several.append(Workload("reservations", _reservations(scale), fresh=True, once=True))
     return several
 
 

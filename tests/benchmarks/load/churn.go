@@ -3,6 +3,7 @@ package main
 // What comes and goes: connections, reservations, circuits.
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -104,7 +105,10 @@ func reserves(w workload) error {
 	return phase("done", fields{"count": w.Count, "seconds": time.Since(began).Seconds()})
 }
 
-// reservations: connections with a reservation each, held open. Phases ready, one "held" a step, done.
+var errLate = errors.New("the time for this step is over")
+
+// reservations: connections with a reservation each, held open. A step ends early when one is not to be had any more or,
+// with seconds, when its time is over. Phases ready, one "held" a step, done.
 func reservations(w workload) error {
 	var clients []*client
 	if err := phase("ready", nil); err != nil {
@@ -112,14 +116,20 @@ func reservations(w workload) error {
 	}
 	for _, step := range w.Steps {
 		have := len(clients)
-		clients = append(clients, make([]*client, max(0, step-have))...)
+		fresh := make([]*client, max(0, step-have))
 		began := time.Now()
-		err := many(len(clients)-have, w.Concurrency, func(i int) (err error) {
-			clients[have+i], err = connectPeer(w.Relay, clientOptions{source: source(have + i)}, true)
+		err := many(len(fresh), w.Concurrency, func(i int) (err error) {
+			if w.Seconds > 0 && time.Since(began) > w.duration() {
+				return errLate
+			}
+			fresh[i], err = connectPeer(w.Relay, clientOptions{source: source(have + i)}, true)
 			return err
 		})
-		if err != nil {
-			return err
+		seconds := time.Since(began).Seconds()
+		for _, c := range fresh {
+			if c != nil {
+				clients = append(clients, c)
+			}
 		}
 		lost := 0
 		for _, c := range clients {
@@ -127,7 +137,10 @@ func reservations(w workload) error {
 				lost++
 			}
 		}
-		found := fields{"held": len(clients) - lost, "lost": lost, "seconds": time.Since(began).Seconds()}
+		found := fields{"held": len(clients) - lost, "lost": lost, "seconds": seconds}
+		if err != nil {
+			found["stopped"] = err.Error()
+		}
 		if err := phase("held", found); err != nil {
 			return err
 		}

@@ -203,11 +203,13 @@ func connectPeer(relay string, options clientOptions, target bool) (*client, err
 	if err != nil {
 		return nil, err
 	}
-	if err := c.identify(); err != nil {
-		return nil, err
+	err = c.identify()
+	if err == nil && target {
+		err = c.reserve()
 	}
-	if target {
-		return c, c.reserve()
+	if err != nil {
+		c.close()
+		return nil, err
 	}
 	return c, nil
 }
