@@ -152,6 +152,9 @@ class PublicKey:
             message.ParseFromString(encoded)
         except DecodeError as error:
             raise RemoteProtocolError("a public key that is no protobuf", "key") from error
+        if not message.IsInitialized():
+            # An unknown type counts as absent: proto2's enums are closed.
+            raise RemoteProtocolError("a public key without a known type, or without its bytes", "key")
         if message.Type == keys_pb2.Ed25519 and len(message.Data) != ED25519_KEY:
             raise RemoteProtocolError(f"an Ed25519 key of {len(message.Data)} bytes", "key")
         # "Implementations MUST use deterministic encoding": the id is made from our encoding, not from theirs.
