@@ -204,6 +204,8 @@ class Handshake:
         next(self._steps)
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        if self._error is not None:
+            return
         self._pending += data
         while self._steps is not None:
             if len(self._pending) < _length.size:
