@@ -3,7 +3,8 @@
 Limits in all, per IP address and per group of addresses that one owner is likely to have: without them whoever has a
 machine with a network block has every slot.  A peer that reserves again refreshes; it keeps one slot, on the
 connection that it used last.  When that connection ends, the one that it used before takes over, if it still lives:
-so the table depends on what connections hold, not on the order in which that became known.
+so the table depends on what connections hold, not on the order in which that became known.  Meanwhile a peer counts
+at each address from which it holds one: a limit of one address is never exceeded by moving away and back.
 """
 
 from __future__ import annotations
@@ -53,6 +54,32 @@ def plain(address: str) -> str:
     return address[7:] if address.startswith("::ffff:") and "." in address else address
 
 
+class _PeersAt:
+    """How many peers there are at a place (an address, a network), each counted once however often it is there."""
+
+    __slots__ = ("_times", "peers")
+
+    def __init__(self) -> None:
+        self.peers: Counter[str] = Counter()
+        self._times: Counter[tuple[bytes, str]] = Counter()
+
+    def others(self, peer: bytes, place: str) -> int:
+        return self.peers[place] - ((peer, place) in self._times)
+
+    def count(self, peer: bytes, place: str, step: int) -> None:
+        """``step``: +1 or -1."""
+        key = (peer, place)
+        before = self._times[key]
+        self._times[key] = before + step
+        if before == 0:
+            self.peers[place] += 1
+        elif before + step == 0:
+            del self._times[key]
+            self.peers[place] -= 1
+            if not self.peers[place]:
+                del self.peers[place]
+
+
 class Reservations:
     """The table of reservations.  An operation costs the same whatever the table's size (the heap of expiries is
     cleaned now and then, which spread over what filled it costs the same too); losing a forwarder walks the table.
@@ -60,7 +87,7 @@ class Reservations:
     ``group``: from an address to what is counted together, for instance an AS number where a table of them is at hand.
     """
 
-    __slots__ = ("_expiries", "_group", "_held", "_per_address", "_per_group", "_table", "limits")
+    __slots__ = ("_addresses", "_expiries", "_group", "_groups", "_held", "_table", "limits")
 
     def __init__(
         self, max_all: int, max_per_ip: int, max_per_group: int, group: Callable[[str], str] = group_of
@@ -70,8 +97,8 @@ class Reservations:
         # Of each peer the connections on which it reserved, the one used last at the end.
         self._table: dict[bytes, dict[tuple[str, int], Reservation]] = {}
         self._held = 0
-        self._per_address: Counter[str] = Counter()
-        self._per_group: Counter[str] = Counter()
+        self._addresses = _PeersAt()
+        self._groups = _PeersAt()
         # Refreshing and ending leave an expiry behind, which is stale: no reservation of its peer runs out then.
         self._expiries: list[tuple[float, bytes]] = []
 
@@ -92,12 +119,9 @@ class Reservations:
     def refused(self, peer: bytes, address: str, now: float) -> Refusal | None:
         """Why ``peer`` may not reserve from ``address`` now; None: it may."""
         self.expire(now)
-        held = self._current(peer)
-        address, group = plain(address), self._group(address)
-        # A refresh frees the slot that it takes.
-        in_all = len(self._table) - (held is not None)
-        on_address = self._per_address[address] - (held is not None and plain(held.address) == address)
-        in_group = self._per_group[group] - (held is not None and self._group(held.address) == group)
+        in_all = len(self._table) - (peer in self._table)  # a refresh frees the slot that it takes
+        on_address = self._addresses.others(peer, plain(address))
+        in_group = self._groups.others(peer, self._group(address))
         max_all, max_per_ip, max_per_group = self.limits
         if in_all >= max_all:
             return Refusal("max_reservations", f"all {max_all} reservations are taken", self._wait(now))
@@ -116,16 +140,16 @@ class Reservations:
     def put(self, reservation: Reservation) -> None:
         """Hold ``reservation``, in place of the connection's older one.  The caller asked :meth:`refused`, or
         rebuilds."""
-        peer = reservation.peer
-        self._count(peer, -1)
+        peer, key = reservation.peer, (reservation.forwarder, reservation.connection)
         held = self._table.setdefault(peer, {})
         latest = next(reversed(held.values())).expires_at if held else reservation.expires_at
-        self._held -= held.pop((reservation.forwarder, reservation.connection), None) is not None
-        held[reservation.forwarder, reservation.connection] = reservation
-        self._held += 1
+        replaced = held.pop(key, None)
+        if replaced is not None:
+            self._count(replaced, -1)
+        held[key] = reservation
+        self._count(reservation, +1)
         if reservation.expires_at < latest:  # told late, by a second forwarder's report
             self._table[peer] = dict(sorted(held.items(), key=lambda item: item[1].expires_at))
-        self._count(peer, +1)
         heappush(self._expiries, (reservation.expires_at, peer))
         if len(self._expiries) > 2 * self._held + 64:
             self._expiries = [(one.expires_at, one.peer) for many in self._table.values() for one in many.values()]
@@ -164,28 +188,16 @@ class Reservations:
         return next(reversed(held.values())) if held else None
 
     def _take_out(self, peer: bytes, connections: list[tuple[str, int]]) -> None:
-        self._count(peer, -1)
         held = self._table[peer]
         for key in connections:
-            del held[key]
-        self._held -= len(connections)
-        if held:
-            self._count(peer, +1)
-        else:
+            self._count(held.pop(key), -1)
+        if not held:
             del self._table[peer]
 
-    def _count(self, peer: bytes, step: int) -> None:
-        """A peer counts where its current connection comes from."""
-        current = self._current(peer)
-        if current is None:
-            return
-        for counter, key in (
-            (self._per_address, plain(current.address)),
-            (self._per_group, self._group(current.address)),
-        ):
-            counter[key] += step
-            if counter[key] <= 0:
-                del counter[key]
+    def _count(self, reservation: Reservation, step: int) -> None:
+        self._held += step
+        self._addresses.count(reservation.peer, plain(reservation.address), step)
+        self._groups.count(reservation.peer, self._group(reservation.address), step)
 
     def _wait(self, now: float) -> int:
         """Seconds until the next reservation runs out; a peer may go before, so not more than a minute."""

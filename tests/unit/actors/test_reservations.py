@@ -100,6 +100,14 @@ def test_an_older_connection_takes_over_when_the_newest_ends() -> None:
     assert len(one) == 0 and one.refused(b"b", "192.0.2.1", 0.0) is None
 
 
+def test_moving_away_and_back_takes_no_more_of_an_address_than_it_has() -> None:
+    one = table(held("a", connection=1, until=10.0), per_ip=1)
+    one.put(held("a", connection=2, address="203.0.113.1", until=20.0))
+    assert one.refused(b"b", "192.0.2.1", 0.0) is not None and one.refused(b"b", "203.0.113.1", 0.0) is not None
+    one.end(b"a", "forwarder/0", 1)
+    assert one.refused(b"b", "192.0.2.1", 0.0) is None
+
+
 def test_the_end_of_an_older_connection_changes_nothing() -> None:
     one = table(held("a", connection=1, until=10.0), held("a", connection=2, until=20.0))
     one.end(b"a", "forwarder/0", 1)
