@@ -150,7 +150,8 @@ class Client:
         if self._sockets:
             self._empty = asyncio.Event()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), CLOSE_GRACE)
+                async with asyncio.timeout(CLOSE_GRACE):
+                    await self._empty.wait()
         for socket in list(self._sockets):
             socket.abort()
         if self._timer is not None:

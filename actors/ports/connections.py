@@ -222,7 +222,8 @@ class PeerConnection:
     async def identify(self, within: float = 10.0) -> IdentifyMessage:
         """What the peer says of itself; none of it is proved.  ClientError when it does not within ``within``."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._identified.wait(), within)
+            async with asyncio.timeout(within):
+                await self._identified.wait()
         if self.link.identified is None:
             raise ClientError(f"{self.link.peer} did not say who it is: {self.ended or 'no answer'}")
         return self.link.identified

@@ -75,8 +75,7 @@ class Reservation:
         self._client.forget(self)
         if self._keeping is not None:
             self._keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
+            await asyncio.wait([self._keeping])
 
     def keep(self) -> None:
         """Refresh it from now on."""
@@ -91,7 +90,9 @@ class Reservation:
                 await asyncio.sleep(wait)
             else:
                 with contextlib.suppress(TimeoutError):
-                    ended = await asyncio.wait_for(self._connection.wait_ended(), wait)
+                    # Not wait_for: in Python 3.11 that loses a cancellation which comes together with the result.
+                    async with asyncio.timeout(wait):
+                        ended = await self._connection.wait_ended()
             if ended:
                 self._failed(f"the connection to the relay is over: {ended}", 0)
                 continue

@@ -31,7 +31,7 @@ class Cli:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.running: list[subprocess.Popen[str]] = []
+        self.running: list[subprocess.Popen[bytes]] = []
 
     def __call__(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -44,19 +44,20 @@ class Cli:
             check=False,
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        # Unbuffered: what is read ahead of a line would be hidden from select.
         process = subprocess.Popen(
-            command(*arguments), cwd=REPOSITORY, env=environment(self.folder), stdout=subprocess.PIPE, text=True
+            command(*arguments), cwd=REPOSITORY, env=environment(self.folder), stdout=subprocess.PIPE, bufsize=0
         )
         self.running.append(process)
         return process
 
 
-def line(process: subprocess.Popen[str]) -> str:
+def line(process: subprocess.Popen[bytes]) -> str:
     assert process.stdout is not None
     readable, _, _ = select.select([process.stdout], [], [], PATIENCE)
     assert readable, "it printed nothing"
-    return process.stdout.readline()
+    return process.stdout.readline().decode()
 
 
 def objects(text: str) -> list[dict[str, Any]]:

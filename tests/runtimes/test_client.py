@@ -233,6 +233,16 @@ async def test_a_reservation_is_refreshed_and_taken_again(tmp_path: Path) -> Non
         first.stop()
 
 
+async def test_a_client_ends_though_its_relay_ends_at_that_moment(relay: str) -> None:
+    bob = client()
+    await bob.reserve(relay)
+    (link,) = bob.core.links
+    await asyncio.sleep(0)  # the task that keeps the reservation waits now
+    bob.core.lost(link, "the relay is gone", bob.now())
+    closed, _ = await asyncio.wait({asyncio.create_task(bob.close())}, timeout=PATIENCE / 2)
+    assert closed
+
+
 # Servers that do not play along.
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[object]]
