@@ -70,6 +70,11 @@ def encode_identify(message: IdentifyMessage) -> bytes:
             listen.pop()
 
 
+def _text(field: str | bytes) -> str:
+    """A string field; protobuf gives the bytes of one that is not UTF-8 (proto2 does not forbid it)."""
+    return field if isinstance(field, str) else field.decode(errors="replace")
+
+
 class IdentifyReader(Machine[IdentifyReceived]):
     """Takes one message, from an answer or a push."""
 
@@ -94,10 +99,10 @@ class IdentifyReader(Machine[IdentifyReceived]):
                 IdentifyMessage(
                     public_key=message.publicKey,
                     listen_addrs=tuple(message.listenAddrs),
-                    protocols=tuple(message.protocols),
+                    protocols=tuple(map(_text, message.protocols)),
                     observed_addr=message.observedAddr,
-                    protocol_version=message.protocolVersion,
-                    agent_version=message.agentVersion,
+                    protocol_version=_text(message.protocolVersion),
+                    agent_version=_text(message.agentVersion),
                     signed_peer_record=message.signedPeerRecord,
                 )
             )
