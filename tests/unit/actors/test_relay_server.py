@@ -256,6 +256,17 @@ def test_a_report_that_comes_late_adds_to_what_was_decided_meanwhile() -> None:
     assert (relay.reservations_in_all, relay.circuits_in_all) == (2, 2)
 
 
+def test_a_circuit_admitted_before_a_late_report_counts_once() -> None:
+    relay = RelayServer(RelayServerPolicy(rate_limits=False), (ZERO,))
+    relay.handle_deadline(0.0)
+    relay.handle_deadline(REPORT_WAIT)
+    reserve(relay, "bob", now=1.1)
+    admitted = connect(relay, "alice", "bob", now=1.2)
+    relay.handle(report(ZERO, held("bob"), circuits=(joined(admitted.circuit, "alice", "bob"),)), 1.3)
+    assert (relay.reservations_in_all, relay.circuits_in_all) == (1, 1)
+    assert relay._per_peer == {b"alice": 1, b"bob": 1}
+
+
 def test_a_further_report_replaces_the_forwarders_first() -> None:
     relay = started(forwarders=(ZERO, ONE))
     reserve(relay, "bob"), reserve(relay, "carol", forwarder=ONE)

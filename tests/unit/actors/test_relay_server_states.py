@@ -19,7 +19,7 @@ from protocol import messages as m
 from protocol.relay_hop import Status
 
 FORWARDERS = ("forwarder/0", "forwarder/1")
-PEERS = tuple(f"peer {n}".encode() for n in range(6))
+PEERS = tuple(f"peer {n}".encode() for n in range(5))
 #: Two of one /24, one of another network, and the first again as an IPv6 socket writes it.
 ADDRESSES = ("192.0.2.1", "192.0.2.2", "203.0.113.1", "::ffff:192.0.2.1", "2001:db8::1")
 
@@ -27,8 +27,8 @@ POLICY = RelayServerPolicy(
     max_reservations=4,
     max_reservations_per_ip=2,
     max_reservations_per_group=3,
-    max_circuits=5,
-    max_circuits_per_peer=3,
+    max_circuits=3,
+    max_circuits_per_peer=2,
     reservation_duration=60.0,
     rate_limits=False,
 )
@@ -172,6 +172,12 @@ class RelayServerStates(RuleBasedStateMachine):
         self.dialled_by[number] = forwarder
         self.admitted_at[number] = self.now
         return number
+
+    @precondition(lambda self: any(self.current(peer) for peer in PEERS))
+    @rule(target=circuits, forwarder=forwarders, source=peers, data=st.data())
+    def connects_to_one_that_reserved(self, forwarder: str, source: bytes, data: st.DataObject) -> int:
+        reachable = [peer for peer in PEERS if self.current(peer) and peer != source]
+        return self.connects(forwarder, source, data.draw(st.sampled_from(reachable or [source])))
 
     @rule(number=circuits)
     def a_circuit_opens(self, number: int) -> None:
