@@ -34,6 +34,7 @@ from protocol.arena import Arena
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.identity import Identity, PeerId, PublicKey
 from protocol.proto import noise_pb2
+from protocol.small_cipher import NEXT, SMALL, Open, SmallCipherError, packet_number, small_opener
 
 PROTOCOL: Final = "/noise"
 NAME: Final = b"Noise_XX_25519_ChaChaPoly_SHA256"
@@ -46,6 +47,10 @@ KEY: Final = 32
 #: A handshake message holds a key, an identity and a few names; a peer that announces more is refused before we
 #: wait for it.  RSA-8192 identities need a little over 2 KiB.
 MAX_HANDSHAKE_MESSAGE: Final = 8 * 1024
+
+#: Messages of a connection after which a second cipher for its small ones is worth its memory: most connections hold a
+#: reservation and say little.
+MANY: Final = 64
 
 _nonce = struct.Struct("<4xQ").pack
 _length = struct.Struct(">H")
@@ -369,12 +374,16 @@ class Sealer:
 class Opener:
     """The receiving cipher: Noise messages of the arena's inbound buffer become plaintext in its plain buffer."""
 
-    __slots__ = ("_decrypt_into", "counter", "key")
+    __slots__ = ("_decrypt", "_decrypt_into", "_open_small", "_small", "counter", "key")
 
     def __init__(self, key: bytes, counter: int = 0) -> None:
         self.key = key
         self.counter = counter
-        self._decrypt_into = ChaCha20Poly1305(key).decrypt_into
+        cipher = ChaCha20Poly1305(key)
+        self._decrypt_into = cipher.decrypt_into
+        self._decrypt = cipher.decrypt
+        self._open_small: Open | None = None
+        self._small = False
 
     def open(self, arena: Arena, end: int, target: int) -> tuple[int, int]:
         """Open every whole message in ``inbound[:end]``, one behind the other from ``plain[target]`` on.
@@ -383,25 +392,68 @@ class Opener:
         by side, a yamux frame that two messages share is whole again, and small frames of many messages can leave
         in one.  Raises RemoteProtocolError for a message that does not authenticate; what came before it is lost
         with the connection.
+
+        Cost: 0.3 us a message beside the cipher.  What a connection sends in small messages is opened by a cipher that
+        is faster for those, where there is one (protocol/small_cipher.py).
         """
+        first = self.counter
+        try:
+            opened = self._open_mixed(arena, end, target) if self._small else self._open(arena, end, target)
+        except (InvalidTag, SmallCipherError) as error:
+            raise RemoteProtocolError("noise: a message does not authenticate", "noise") from error
+        messages = self.counter - first
+        self._small = self.counter > MANY and opened[0] <= messages * SMALL
+        return opened
+
+    def _open(self, arena: Arena, end: int, target: int) -> tuple[int, int]:
         inbound, source, plain = arena.inbound, arena.inbound_view, arena.plain_view
         decrypt_into = self._decrypt_into
         counter = self.counter
         position = 0
-        try:
-            while position + 2 <= end:
-                body = position + 2
-                stop = body + (inbound[position] << 8 | inbound[position + 1])
-                if stop > end:
-                    break
-                if stop - body < TAG:
-                    raise RemoteProtocolError("noise: a message shorter than its tag", "noise")
-                limit = target + stop - body - TAG
-                decrypt_into(_nonce(counter), source[body:stop], None, plain[target:limit])
-                counter += 1
-                target = limit
-                position = stop
-        except InvalidTag as error:
-            raise RemoteProtocolError("noise: a message does not authenticate", "noise") from error
+        while position + 2 <= end:
+            body = position + 2
+            stop = body + (inbound[position] << 8 | inbound[position + 1])
+            if stop > end:
+                break
+            if stop - body < TAG:
+                raise RemoteProtocolError("noise: a message shorter than its tag", "noise")
+            limit = target + stop - body - TAG
+            decrypt_into(_nonce(counter), source[body:stop], None, plain[target:limit])
+            counter += 1
+            target = limit
+            position = stop
         self.counter = counter
         return position, target
+
+    def _open_mixed(self, arena: Arena, end: int, target: int) -> tuple[int, int]:
+        """The same; small messages go through the small cipher, if there is one."""
+        if self._open_small is None:
+            self._open_small = small_opener(self.key)
+            if self._open_small is None:
+                return self._open(arena, end, target)
+        data = bytes(arena.inbound_view[:end])  # it takes nothing else
+        open_small, open_large = self._open_small, self._decrypt
+        counter = self.counter
+        number = packet_number(counter)
+        opened: list[bytes] = []
+        position = 0
+        while position + 2 <= end:
+            body = position + 2
+            stop = body + (data[position] << 8 | data[position + 1])
+            if stop > end:
+                break
+            if stop - body < TAG:
+                raise RemoteProtocolError("noise: a message shorter than its tag", "noise")
+            if stop - body <= SMALL:
+                opened.append(open_small(number, data[body:stop], b""))
+            else:
+                opened.append(open_large(_nonce(counter), data[body:stop], None))
+            counter += 1
+            # The counter's lowest byte is the packet number's highest.
+            number = number + NEXT if counter & 255 else packet_number(counter)
+            position = stop
+        self.counter = counter
+        plain = b"".join(opened)
+        limit = target + len(plain)
+        arena.plain[target:limit] = plain
+        return position, limit
