@@ -1,0 +1,370 @@
+"""What every runtime does for its actors: one suite, run over each of them.
+
+What an actor did is seen by what it says to ``inbox``, the one actor that the test holds in its hand; so nothing here
+asks where an actor runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from actors.actor import Send
+from actors.ports.host import wall_clock
+from actors.runtime.local import LocalRuntime
+from actors.supervisor import RestartPolicy
+from protocol import messages as m
+
+#: Longer than anything here takes: a test that waits for it fails.
+PATIENCE = 10.0
+
+RUNTIMES: dict[str, Callable[..., Any]] = {"local": LocalRuntime}
+
+
+class Inbox:
+    """An actor that hands what it is told to the test."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Queue[m.Message] = asyncio.Queue()
+
+    def handle(self, message: m.Message, now: float) -> list[Send]:
+        self.told.put_nowait(message)
+        return []
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def handle_deadline(self, now: float) -> list[Send]:
+        return []
+
+    async def next(self) -> m.Message:
+        return await asyncio.wait_for(self.told.get(), PATIENCE)
+
+    def nothing(self) -> bool:
+        return self.told.empty()
+
+
+class Answerer:
+    """Answers a status question with how many it was asked; does what is wrong when told to.
+
+    A forwarder's name says what: "raise" in ``handle``, "alarm" raise at a deadline, "junk" sends what is no message.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.alarm: float | None = None
+
+    def handle(self, message: m.RelayServerMessage, now: float) -> list[Send]:
+        match message:
+            case m.StatusAsked(request_id=request_id, asker=asker):
+                self.asked += 1
+                return [Send(asker, m.StatusAnswer(request_id, 0, self.asked, 0, 0, {}))]
+            case m.CircuitOpened(forwarder="raise"):
+                raise RuntimeError("told to")
+            case m.CircuitOpened(forwarder="alarm"):
+                self.alarm = now + 0.02
+            case m.CircuitOpened(forwarder="junk"):
+                return [Send("inbox", object())]
+            case m.ActorDown() | m.ActorUp():
+                return [Send("inbox", message)]
+            case _:
+                pass
+        return []
+
+    def next_deadline(self) -> float | None:
+        return self.alarm
+
+    def handle_deadline(self, now: float) -> list[Send]:
+        raise RuntimeError("the alarm went off")
+
+
+class Clockwork(Inbox):
+    """Strikes three times, 10 ms apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 3
+        self.at = 0.0
+
+    def next_deadline(self) -> float | None:
+        return self.at if self.left else None
+
+    def handle_deadline(self, now: float) -> list[Send]:
+        assert now >= self.at - 0.002, "woken before its time"
+        self.left -= 1
+        self.at = now + 0.01
+        return [Send("inbox", m.CircuitOpened(self.left, "clockwork"))]
+
+
+class Relayed(Inbox):
+    """Passes a circuit's number on, one smaller, to itself: talk that never leaves the runtime."""
+
+    def handle(self, message: Any, now: float) -> list[Send]:
+        if not isinstance(message, m.CircuitOpened):
+            return []
+        receiver = "relayed" if message.circuit else "inbox"
+        return [Send(receiver, m.CircuitOpened(max(message.circuit - 1, 0), message.forwarder))]
+
+
+class Stage:
+    """A runtime, the inbox, and the errors that ended the node."""
+
+    def __init__(self, make: Callable[..., Any], **options: Any) -> None:
+        self.fatal: asyncio.Queue[Exception] = asyncio.Queue()
+        self.inbox = Inbox()
+        self.runtime = make(clock=wall_clock(), on_fatal=self.fatal.put_nowait, **options)
+        self.runtime.add("inbox", lambda: self.inbox)
+
+    def say(self, receiver: str, message: m.Message, **options: Any) -> None:
+        self.runtime.post("test", receiver, message, **options)
+
+    async def status(self, receiver: str) -> int:
+        """How many questions ``receiver`` was asked since it began."""
+        self.say(receiver, m.StatusAsked(1, "inbox"))
+        while not isinstance(answer := await self.inbox.next(), m.StatusAnswer):
+            pass
+        return answer.circuits
+
+
+Begin = Callable[..., Awaitable[Stage]]
+
+
+@pytest.fixture(params=RUNTIMES)
+async def begin(request: pytest.FixtureRequest) -> AsyncIterator[Begin]:
+    stages: list[Stage] = []
+
+    async def start(*actors: tuple[str, Callable[[], Any]], **options: Any) -> Stage:
+        stage = Stage(RUNTIMES[request.param], **options)
+        stages.append(stage)
+        for name, factory in actors:
+            stage.runtime.add(name, factory)
+        await stage.runtime.start()
+        return stage
+
+    yield start
+    for stage in stages:
+        await stage.runtime.stop()
+
+
+async def test_a_question_is_answered(begin: Begin) -> None:
+    stage = await begin(("answerer", Answerer))
+    stage.say("answerer", m.StatusAsked(7, "inbox"))
+    assert await stage.inbox.next() == m.StatusAnswer(7, 0, 1, 0, 0, {})
+
+
+async def test_messages_of_one_sender_keep_their_order(begin: Begin) -> None:
+    stage = await begin()
+    for number in range(500):
+        stage.say("inbox", m.CircuitOpened(number, "test"))
+    assert [(await stage.inbox.next()).circuit for _ in range(500)] == list(range(500))
+
+
+async def test_what_is_said_before_the_start_is_heard_after_it(begin: Begin) -> None:
+    stage = Stage(LocalRuntime)
+    stage.say("inbox", m.ReportWanted())
+    await stage.runtime.start()
+    assert await stage.inbox.next() == m.ReportWanted()
+    await stage.runtime.stop()
+
+
+async def test_no_object_is_shared(begin: Begin) -> None:
+    stage = await begin()
+    refusals = {"full": 1}
+    said = m.ForwarderCounters("test", 0, 0, 0, refusals)
+    stage.say("inbox", said)
+    refusals["full"] = 2
+    heard = await stage.inbox.next()
+    assert heard.refusals == {"full": 1} and heard is not said
+
+
+async def test_an_alarm_goes_off_at_its_time_and_as_often_as_it_is_set(begin: Begin) -> None:
+    stage = await begin(("clockwork", Clockwork))
+    assert [(await stage.inbox.next()).circuit for _ in range(3)] == [2, 1, 0]
+
+
+async def test_an_actor_that_talks_to_itself_lets_others_speak(begin: Begin) -> None:
+    stage = await begin(("relayed", Relayed), ("answerer", Answerer))
+    stage.say("relayed", m.CircuitOpened(5000, "test"))
+    stage.say("answerer", m.StatusAsked(1, "inbox"))
+    assert isinstance(await stage.inbox.next(), m.StatusAnswer)
+    assert await stage.inbox.next() == m.CircuitOpened(0, "test")
+
+
+async def test_what_nobody_waits_for_any_more_is_dropped(begin: Begin) -> None:
+    stage = await begin()
+    stage.say("inbox", m.CircuitOpened(1, "test"), deadline=stage.runtime.now() - 1)
+    stage.say("inbox", m.CircuitOpened(2, "test"), deadline=stage.runtime.now() + 100)
+    assert (await stage.inbox.next()).circuit == 2
+    assert stage.runtime.expired == 1
+
+
+async def test_a_message_to_nobody_harms_nobody(begin: Begin) -> None:
+    stage = await begin(("answerer", Answerer))
+    stage.say("nobody", m.ReportWanted())
+    stage.say("answerer", m.StatusAsked(1, "nobody"))
+    assert await stage.status("answerer") == 2
+
+
+async def test_a_full_mailbox_refuses_and_the_actor_goes_on(begin: Begin) -> None:
+    stage = await begin(("answerer", Answerer), mailbox_capacity=5)
+    for _ in range(8):
+        stage.say("answerer", m.StatusAsked(1, "inbox"))
+    assert [(await stage.inbox.next()).circuits for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert stage.runtime.refused == 3
+    assert await stage.status("answerer") == 6
+
+
+# Failures.
+
+
+@pytest.mark.parametrize("wrong", ["raise", "alarm", "junk"])
+async def test_an_actor_that_fails_is_replaced_and_the_others_are_told(begin: Begin, wrong: str) -> None:
+    stage = await begin(("answerer", Answerer), ("witness", Answerer))
+    assert await stage.status("answerer") == 1
+    stage.say("answerer", m.CircuitOpened(1, wrong))
+    told = [await stage.inbox.next() for _ in range(4)]
+    # To the inbox itself, and to the witness, which passes it on.
+    assert [type(message) for message in told].count(m.ActorDown) == 2
+    assert [type(message) for message in told].count(m.ActorUp) == 2
+    assert {message.actor for message in told} == {"answerer"}
+    assert await stage.status("answerer") == 1, "its successor knows nothing"
+    assert await stage.status("witness") == 1 and stage.runtime.restarted == 1
+    assert stage.fatal.empty()
+
+
+async def test_what_it_had_not_heard_is_gone_with_it(begin: Begin) -> None:
+    stage = await begin(("answerer", Answerer))
+    stage.say("answerer", m.CircuitOpened(1, "raise"))
+    stage.say("answerer", m.StatusAsked(99, "inbox"))
+    assert await stage.inbox.next() == m.ActorDown("answerer")
+    assert await stage.inbox.next() == m.ActorUp("answerer")
+    assert await stage.status("answerer") == 1
+    assert stage.inbox.nothing()
+
+
+async def test_what_it_had_said_and_nobody_heard_is_gone_with_it(begin: Begin) -> None:
+    stage = await begin(("answerer", Answerer), ("relayed", Relayed))
+    # Behind ten thousand that the inbox has still to hear, which others said.
+    stage.say("answerer", m.CircuitOpened(1, "raise"))
+    stage.runtime.post("answerer", "inbox", m.CircuitOpened(13, "answerer"))
+    stage.say("inbox", m.CircuitOpened(14, "test"))
+    heard = [await stage.inbox.next() for _ in range(3)]
+    assert m.CircuitOpened(13, "answerer") not in heard and m.CircuitOpened(14, "test") in heard
+
+
+async def test_what_is_said_while_it_is_down_is_heard_when_it_is_back(begin: Begin) -> None:
+    restarts = RestartPolicy(first_delay=0.05)
+    stage = await begin(("answerer", Answerer), restarts=restarts)
+    for _ in range(2):  # the first restart is at once, the second is not
+        stage.say("answerer", m.CircuitOpened(1, "raise"))
+        assert await stage.inbox.next() == m.ActorDown("answerer")
+        for number in range(3):
+            stage.say("answerer", m.StatusAsked(number, "inbox"))
+        assert await stage.inbox.next() == m.ActorUp("answerer")
+        assert [(await stage.inbox.next()).circuits for _ in range(3)] == [1, 2, 3]
+
+
+async def test_an_actor_that_keeps_failing_ends_the_node_by_name(begin: Begin) -> None:
+    stage = await begin(("answerer", Answerer), restarts=RestartPolicy(max_restarts=2, first_delay=0.001))
+    for _ in range(3):
+        stage.say("answerer", m.CircuitOpened(1, "raise"))
+        while not isinstance(await stage.inbox.next(), m.ActorDown):
+            pass
+    error = await asyncio.wait_for(stage.fatal.get(), PATIENCE)
+    assert all(word in str(error) for word in ("answerer", "3 times", "max_restarts", "told to"))
+    assert stage.runtime.restarted == 2
+
+
+async def test_a_factory_that_fails_is_tried_again(begin: Begin) -> None:
+    made: list[int] = []
+
+    def factory() -> Answerer:
+        made.append(1)
+        if len(made) in (2, 3):
+            raise OSError("not now")
+        return Answerer()
+
+    stage = await begin(("answerer", factory), restarts=RestartPolicy(first_delay=0.001))
+    stage.say("answerer", m.CircuitOpened(1, "raise"))
+    assert await stage.status("answerer") == 1
+    assert len(made) == 4
+
+
+async def test_after_the_stop_nothing_is_handled(begin: Begin) -> None:
+    stage = await begin(("clockwork", Clockwork), ("answerer", Answerer))
+    stage.say("answerer", m.CircuitOpened(1, "raise"))
+    stage.say("inbox", m.ReportWanted())
+    await stage.runtime.stop()
+    await asyncio.sleep(0.05)  # there is nothing to await: nothing is to happen
+    assert stage.inbox.nothing() and stage.runtime.restarted == 0
+
+
+# Only where ports are in the actor's process: the local runtime.
+
+
+async def test_ports_are_flushed_after_each_batch_and_not_after_each_message() -> None:
+    stage = Stage(LocalRuntime)
+    flushed: list[int] = []
+    stage.runtime.add("answerer", Answerer, after_handle=lambda: flushed.append(1))
+    await stage.runtime.start()
+    for number in range(100):
+        stage.say("answerer", m.StatusAsked(number, "inbox"))
+    for _ in range(100):
+        await stage.inbox.next()
+    assert len(flushed) == 1
+    await stage.runtime.stop()
+
+
+async def test_ports_that_fail_are_their_actors_failure() -> None:
+    stage = Stage(LocalRuntime)
+    failures = [OSError("no more files")]
+
+    def flush() -> None:
+        if failures:
+            raise failures.pop()
+
+    stage.runtime.add("answerer", Answerer, after_handle=flush)
+    await stage.runtime.start()
+    stage.say("answerer", m.StatusAsked(1, "inbox"))
+    heard = {type(await stage.inbox.next()) for _ in range(3)}
+    assert heard == {m.StatusAnswer, m.ActorDown, m.ActorUp} and stage.runtime.restarted == 1
+    await stage.runtime.stop()
+
+
+async def test_waking_brings_an_alarm_forward() -> None:
+    stage = Stage(LocalRuntime)
+    clockwork = Clockwork()
+    clockwork.at = 1e12
+    stage.runtime.add("clockwork", lambda: clockwork)
+    await stage.runtime.start()
+    for _ in range(500):
+        stage.runtime.wake("clockwork")
+    clockwork.at = 0.0
+    stage.runtime.wake("clockwork")
+    assert (await stage.inbox.next()).circuit == 2
+    await stage.runtime.stop()
+
+
+async def test_a_deadline_that_cannot_be_told_is_a_failure() -> None:
+    class Confused(Answerer):
+        def next_deadline(self) -> float | None:
+            if self.asked:
+                raise ValueError("what time is it?")
+            return None
+
+    stage = Stage(LocalRuntime)
+    stage.runtime.add("confused", Confused)
+    await stage.runtime.start()
+    stage.say("confused", m.StatusAsked(1, "inbox"))
+    assert {type(await stage.inbox.next()) for _ in range(3)} == {m.StatusAnswer, m.ActorDown, m.ActorUp}
+    await stage.runtime.stop()
+
+
+def test_two_actors_of_one_name_are_refused() -> None:
+    stage = Stage(LocalRuntime)
+    with pytest.raises(ValueError, match="inbox"):
+        stage.runtime.add("inbox", Answerer)
