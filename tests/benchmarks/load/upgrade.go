@@ -106,4 +106,3 @@ func (c *channel) Read(into []byte) (int, error) {
 	c.unread = c.unread[n:]
 	return n, nil
 }
-
