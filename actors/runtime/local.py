@@ -4,9 +4,11 @@ Messages are encoded and decoded for real, so that no test passes on a shared ob
 others run.  A message costs about 10 us: no task, future or queue is made for it; what was posted is handled in the
 same turn of the loop or in the next.
 
-An actor whose ``handle`` raises is replaced by a new one from its factory, at once or with a growing delay
-(actors/supervisor.py).  The others are told that it fell and that it is back.  Its mailbox outlives it, but not the
-message that it fell over.  Too many failures end the node: ``on_fatal`` is called with an error that says which actor.
+An actor that raises, in whatever the runtime asks of it, is replaced by a new one from its factory, at once or with a
+growing delay (actors/supervisor.py).  The others are told that it fell and that it is back.  What it had not heard, and
+what it had said and nobody had heard, is gone with it: its successor numbers its requests and connections anew, and
+must not be taken for it.  What is sent to it while it is down waits.  Too many failures end the node: ``on_fatal`` is
+called with an error that says which actor.
 """
 
 from __future__ import annotations
@@ -80,6 +82,7 @@ class LocalRuntime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.restarted = 0
         self.refused = 0
+        self.expired = 0
 
     # What the wiring calls.
 
@@ -99,6 +102,8 @@ class LocalRuntime:
             cell.actor = cell.factory()
         for cell in self._cells.values():
             self._set_timer(cell)
+        if self._pending:
+            self._schedule()
 
     async def stop(self) -> None:
         """Handle no more messages and no more deadlines."""
@@ -112,7 +117,10 @@ class LocalRuntime:
     # What ports call.
 
     def post(self, sender: str, receiver: str, message: Any, *, deadline: float = 0.0, traceparent: str = "") -> None:
-        """Put ``message`` into ``receiver``'s inbox.  What cannot be taken is counted and logged by name."""
+        """Put ``message`` into ``receiver``'s inbox.  What cannot be taken is counted and logged by name.
+
+        ``deadline``: Unix time from which on nobody waits for it: then it is dropped.  TypeError: not msgpack at all.
+        """
         cell = self._cells.get(receiver)
         if cell is None:
             log.error("a message for %s, which is no actor of this node", receiver)
@@ -123,7 +131,11 @@ class LocalRuntime:
             cell.mailbox.put(envelope)
         except (CodecError, MailboxFull) as error:
             self.refused += 1
-            log.warning("a message from %s to %s was refused: %s", sender, receiver, error)
+            # Every first, second, fourth, eighth: whoever fills a mailbox does not fill the log too.
+            if not self.refused & (self.refused - 1):
+                log.warning(
+                    "a message from %s to %s was refused (%d so far): %s", sender, receiver, self.refused, error
+                )
             return
         self._pending.append(cell)
         self._schedule()
@@ -155,13 +167,15 @@ class LocalRuntime:
             envelope = cell.mailbox.take()
             if envelope is None:
                 continue
+            now = self.now()
+            if envelope.deadline and envelope.deadline <= now:
+                self.expired += 1
+                continue
             touched[cell.name] = cell
             try:
-                sends = cell.actor.handle(envelope.message, self.now())
+                self._deliver(cell.name, cell.actor.handle(envelope.message, now))
             except Exception as error:
                 self._fell(cell, error)
-                continue
-            self._deliver(cell.name, sends)
         if self._pending:
             self._schedule()
         for cell in touched.values():
@@ -179,8 +193,14 @@ class LocalRuntime:
         self._after(cell)
 
     def _after(self, cell: _Cell) -> None:
+        if cell.actor is None:
+            return  # it fell in this turn; what its ports have to do is done when it is back
         if cell.after_handle is not None:
-            cell.after_handle()
+            try:
+                cell.after_handle()
+            except Exception as error:
+                self._fell(cell, error)
+                return
         self._set_timer(cell)
 
     def _deliver(self, sender: str, sends: list[Send]) -> None:
@@ -191,7 +211,11 @@ class LocalRuntime:
         """Keep one timer, for the actor's next deadline; one that is early enough is left alone."""
         if cell.actor is None or self._loop is None or not self._running:
             return
-        deadline = cell.actor.next_deadline()
+        try:
+            deadline = cell.actor.next_deadline()
+        except Exception as error:
+            self._fell(cell, error)
+            return
         if deadline is None:
             return
         if cell.timer is not None:
@@ -206,11 +230,15 @@ class LocalRuntime:
 
     def _fell(self, cell: _Cell, error: Exception) -> None:
         log.error("actor %s failed: %s", cell.name, error, exc_info=error)
-        cell.actor = None
         if cell.timer is not None:
             cell.timer.cancel()
         cell.timer = cell.timer_at = None
-        self._tell_others(cell, messages.ActorDown(cell.name))
+        if cell.actor is not None:  # else it could not be started again, which nobody needs to hear twice
+            cell.actor = None
+            cell.mailbox.clear()
+            for other in self._cells.values():
+                other.mailbox.discard(cell.name)
+            self._tell_others(cell, messages.ActorDown(cell.name))
         delay = cell.supervision.failed(self.now())
         if delay is None:
             policy = self._restarts

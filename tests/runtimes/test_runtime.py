@@ -201,9 +201,29 @@ async def test_what_nobody_waits_for_any_more_is_dropped(begin: Begin) -> None:
     assert stage.runtime.expired == 1
 
 
-async def test_a_message_to_nobody_harms_nobody(begin: Begin) -> None:
+async def test_control_goes_before_data(begin: Begin) -> None:
+    stage = await begin()
+    for number in range(3):
+        stage.say("inbox", m.CircuitOpened(number, "test"))
+    stage.say("inbox", m.ReportWanted())
+    assert await stage.inbox.next() == m.ReportWanted()
+    assert [(await stage.inbox.next()).circuit for _ in range(3)] == [0, 1, 2]
+
+
+async def test_a_full_mailbox_takes_control(begin: Begin, caplog: pytest.LogCaptureFixture) -> None:
+    stage = await begin(mailbox_capacity=1)
+    for number in range(100):
+        stage.say("inbox", m.CircuitOpened(number, "test"))
+    stage.say("inbox", m.ReportWanted())
+    assert [type(await stage.inbox.next()) for _ in range(2)] == [m.ReportWanted, m.CircuitOpened]
+    said = [record.getMessage() for record in caplog.records if "inbox" in record.getMessage()]
+    assert "mailbox_capacity" in said[0] and len(said) < 10, "the log is not filled by whoever fills a mailbox"
+
+
+async def test_a_message_to_nobody_harms_nobody(begin: Begin, caplog: pytest.LogCaptureFixture) -> None:
     stage = await begin(("answerer", Answerer))
     stage.say("nobody", m.ReportWanted())
+    assert "nobody" in caplog.text
     stage.say("answerer", m.StatusAsked(1, "nobody"))
     assert await stage.status("answerer") == 2
 
@@ -247,7 +267,7 @@ async def test_what_it_had_not_heard_is_gone_with_it(begin: Begin) -> None:
 
 async def test_what_it_had_said_and_nobody_heard_is_gone_with_it(begin: Begin) -> None:
     stage = await begin(("answerer", Answerer), ("relayed", Relayed))
-    # Behind ten thousand that the inbox has still to hear, which others said.
+    # The inbox hears none of these before the answerer fell.
     stage.say("answerer", m.CircuitOpened(1, "raise"))
     stage.runtime.post("answerer", "inbox", m.CircuitOpened(13, "answerer"))
     stage.say("inbox", m.CircuitOpened(14, "test"))
@@ -289,8 +309,38 @@ async def test_a_factory_that_fails_is_tried_again(begin: Begin) -> None:
 
     stage = await begin(("answerer", factory), restarts=RestartPolicy(first_delay=0.001))
     stage.say("answerer", m.CircuitOpened(1, "raise"))
-    assert await stage.status("answerer") == 1
-    assert len(made) == 4
+    assert await stage.inbox.next() == m.ActorDown("answerer")
+    assert await stage.status("answerer") == 1, "what was asked while it was down waited for it"
+    assert len(made) == 4 and stage.inbox.nothing()
+
+
+async def test_a_factory_that_keeps_failing_ends_the_node_too(begin: Begin) -> None:
+    made: list[int] = []
+
+    def factory() -> Answerer:
+        made.append(1)
+        if len(made) > 1:
+            raise OSError("never again")
+        return Answerer()
+
+    stage = await begin(("answerer", factory), restarts=RestartPolicy(max_restarts=2, first_delay=0.001))
+    stage.say("answerer", m.CircuitOpened(1, "raise"))
+    assert "never again" in str(await asyncio.wait_for(stage.fatal.get(), PATIENCE))
+    assert await stage.inbox.next() == m.ActorDown("answerer")
+    assert stage.inbox.nothing() and stage.runtime.restarted == 0
+
+
+async def test_it_is_replaced_later_each_time(begin: Begin) -> None:
+    stage = await begin(("answerer", Answerer), restarts=RestartPolicy(first_delay=0.04))
+    waited: list[float] = []
+    for _ in range(4):
+        stage.say("answerer", m.CircuitOpened(1, "raise"))
+        assert await stage.inbox.next() == m.ActorDown("answerer")
+        fell_at = stage.runtime.now()
+        assert await stage.inbox.next() == m.ActorUp("answerer")
+        waited.append(stage.runtime.now() - fell_at)
+    # A slow machine may wait longer, never less: 0, 40, 80 and 160 ms.
+    assert all(took >= least - 0.005 for took, least in zip(waited, (0.0, 0.04, 0.08, 0.16), strict=True))
 
 
 async def test_after_the_stop_nothing_is_handled(begin: Begin) -> None:
