@@ -1,8 +1,9 @@
 """The local runtime: every actor in one process, on one asyncio loop.
 
 Messages are encoded and decoded for real, so that no test passes on a shared object and no actor depends on where the
-others run.  A message costs about 10 us: no task, future or queue is made for it; what was posted is handled in the
-same turn of the loop or in the next.
+others run.  A message costs about 2 us of CPU, its encoding and decoding included, and a wake that changes nothing
+0.1 us (measured on a 2-core machine by tests/runtimes/message_cost.py): no task, future or queue is made for it; what
+was posted is handled in the same turn of the loop or in the next.
 
 An actor that raises, in whatever the runtime asks of it, is replaced by a new one from its factory, at once or with a
 growing delay (actors/supervisor.py).  The others are told that it fell and that it is back.  What it had not heard, and
