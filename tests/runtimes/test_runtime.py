@@ -12,121 +12,12 @@ from typing import Any
 
 import pytest
 
-from actors.actor import Send
-from actors.ports.host import wall_clock
 from actors.runtime.local import LocalRuntime
 from actors.supervisor import RestartPolicy
 from protocol import messages as m
-
-#: Longer than anything here takes: a test that waits for it fails.
-PATIENCE = 10.0
+from tests.runtimes.stage import PATIENCE, Answerer, Clockwork, Relayed, Stage
 
 RUNTIMES: dict[str, Callable[..., Any]] = {"local": LocalRuntime}
-
-
-class Inbox:
-    """An actor that hands what it is told to the test."""
-
-    def __init__(self) -> None:
-        self.told: asyncio.Queue[m.Message] = asyncio.Queue()
-
-    def handle(self, message: m.Message, now: float) -> list[Send]:
-        self.told.put_nowait(message)
-        return []
-
-    def next_deadline(self) -> float | None:
-        return None
-
-    def handle_deadline(self, now: float) -> list[Send]:
-        return []
-
-    async def next(self) -> m.Message:
-        return await asyncio.wait_for(self.told.get(), PATIENCE)
-
-    def nothing(self) -> bool:
-        return self.told.empty()
-
-
-class Answerer:
-    """Answers a status question with how many it was asked; does what is wrong when told to.
-
-    A forwarder's name says what: "raise" in ``handle``, "alarm" raise at a deadline, "junk" sends what is no message.
-    """
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self.alarm: float | None = None
-
-    def handle(self, message: m.RelayServerMessage, now: float) -> list[Send]:
-        match message:
-            case m.StatusAsked(request_id=request_id, asker=asker):
-                self.asked += 1
-                return [Send(asker, m.StatusAnswer(request_id, 0, self.asked, 0, 0, {}))]
-            case m.CircuitOpened(forwarder="raise"):
-                raise RuntimeError("told to")
-            case m.CircuitOpened(forwarder="alarm"):
-                self.alarm = now + 0.02
-            case m.CircuitOpened(forwarder="junk"):
-                return [Send("inbox", object())]
-            case m.ActorDown() | m.ActorUp():
-                return [Send("inbox", message)]
-            case _:
-                pass
-        return []
-
-    def next_deadline(self) -> float | None:
-        return self.alarm
-
-    def handle_deadline(self, now: float) -> list[Send]:
-        raise RuntimeError("the alarm went off")
-
-
-class Clockwork(Inbox):
-    """Strikes three times, 10 ms apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left = 3
-        self.at = 0.0
-
-    def next_deadline(self) -> float | None:
-        return self.at if self.left else None
-
-    def handle_deadline(self, now: float) -> list[Send]:
-        assert now >= self.at - 0.002, "woken before its time"
-        self.left -= 1
-        self.at = now + 0.01
-        return [Send("inbox", m.CircuitOpened(self.left, "clockwork"))]
-
-
-class Relayed(Inbox):
-    """Passes a circuit's number on, one smaller, to itself: talk that never leaves the runtime."""
-
-    def handle(self, message: Any, now: float) -> list[Send]:
-        if not isinstance(message, m.CircuitOpened):
-            return []
-        receiver = "relayed" if message.circuit else "inbox"
-        return [Send(receiver, m.CircuitOpened(max(message.circuit - 1, 0), message.forwarder))]
-
-
-class Stage:
-    """A runtime, the inbox, and the errors that ended the node."""
-
-    def __init__(self, make: Callable[..., Any], **options: Any) -> None:
-        self.fatal: asyncio.Queue[Exception] = asyncio.Queue()
-        self.inbox = Inbox()
-        self.runtime = make(clock=wall_clock(), on_fatal=self.fatal.put_nowait, **options)
-        self.runtime.add("inbox", lambda: self.inbox)
-
-    def say(self, receiver: str, message: m.Message, **options: Any) -> None:
-        self.runtime.post("test", receiver, message, **options)
-
-    async def status(self, receiver: str) -> int:
-        """How many questions ``receiver`` was asked since it began."""
-        self.say(receiver, m.StatusAsked(1, "inbox"))
-        while not isinstance(answer := await self.inbox.next(), m.StatusAnswer):
-            pass
-        return answer.circuits
 
 
 Begin = Callable[..., Awaitable[Stage]]
@@ -162,8 +53,9 @@ async def test_messages_of_one_sender_keep_their_order(begin: Begin) -> None:
     assert [(await stage.inbox.next()).circuit for _ in range(500)] == list(range(500))
 
 
-async def test_what_is_said_before_the_start_is_heard_after_it(begin: Begin) -> None:
-    stage = Stage(LocalRuntime)
+@pytest.mark.parametrize("make", RUNTIMES.values(), ids=RUNTIMES)
+async def test_what_is_said_before_the_start_is_heard_after_it(make: Callable[..., Any]) -> None:
+    stage = Stage(make)
     stage.say("inbox", m.ReportWanted())
     await stage.runtime.start()
     assert await stage.inbox.next() == m.ReportWanted()
@@ -350,70 +242,3 @@ async def test_after_the_stop_nothing_is_handled(begin: Begin) -> None:
     await stage.runtime.stop()
     await asyncio.sleep(0.05)  # there is nothing to await: nothing is to happen
     assert stage.inbox.nothing() and stage.runtime.restarted == 0
-
-
-# Only where ports are in the actor's process: the local runtime.
-
-
-async def test_ports_are_flushed_after_each_batch_and_not_after_each_message() -> None:
-    stage = Stage(LocalRuntime)
-    flushed: list[int] = []
-    stage.runtime.add("answerer", Answerer, after_handle=lambda: flushed.append(1))
-    await stage.runtime.start()
-    for number in range(100):
-        stage.say("answerer", m.StatusAsked(number, "inbox"))
-    for _ in range(100):
-        await stage.inbox.next()
-    assert len(flushed) == 1
-    await stage.runtime.stop()
-
-
-async def test_ports_that_fail_are_their_actors_failure() -> None:
-    stage = Stage(LocalRuntime)
-    failures = [OSError("no more files")]
-
-    def flush() -> None:
-        if failures:
-            raise failures.pop()
-
-    stage.runtime.add("answerer", Answerer, after_handle=flush)
-    await stage.runtime.start()
-    stage.say("answerer", m.StatusAsked(1, "inbox"))
-    heard = {type(await stage.inbox.next()) for _ in range(3)}
-    assert heard == {m.StatusAnswer, m.ActorDown, m.ActorUp} and stage.runtime.restarted == 1
-    await stage.runtime.stop()
-
-
-async def test_waking_brings_an_alarm_forward() -> None:
-    stage = Stage(LocalRuntime)
-    clockwork = Clockwork()
-    clockwork.at = 1e12
-    stage.runtime.add("clockwork", lambda: clockwork)
-    await stage.runtime.start()
-    for _ in range(500):
-        stage.runtime.wake("clockwork")
-    clockwork.at = 0.0
-    stage.runtime.wake("clockwork")
-    assert (await stage.inbox.next()).circuit == 2
-    await stage.runtime.stop()
-
-
-async def test_a_deadline_that_cannot_be_told_is_a_failure() -> None:
-    class Confused(Answerer):
-        def next_deadline(self) -> float | None:
-            if self.asked:
-                raise ValueError("what time is it?")
-            return None
-
-    stage = Stage(LocalRuntime)
-    stage.runtime.add("confused", Confused)
-    await stage.runtime.start()
-    stage.say("confused", m.StatusAsked(1, "inbox"))
-    assert {type(await stage.inbox.next()) for _ in range(3)} == {m.StatusAnswer, m.ActorDown, m.ActorUp}
-    await stage.runtime.stop()
-
-
-def test_two_actors_of_one_name_are_refused() -> None:
-    stage = Stage(LocalRuntime)
-    with pytest.raises(ValueError, match="inbox"):
-        stage.runtime.add("inbox", Answerer)

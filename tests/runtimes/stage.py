@@ -1,0 +1,119 @@
+"""A runtime with actors whose doings show: what one did is seen by what it says to ``inbox``, which the test holds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from actors.actor import Send
+from actors.ports.host import wall_clock
+from protocol import messages as m
+
+#: Longer than anything here takes: a test that waits for it fails.
+PATIENCE = 10.0
+
+
+class Inbox:
+    """An actor that hands what it is told to the test."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Queue[m.Message] = asyncio.Queue()
+
+    def handle(self, message: m.Message, now: float) -> list[Send]:
+        self.told.put_nowait(message)
+        return []
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def handle_deadline(self, now: float) -> list[Send]:
+        return []
+
+    async def next(self) -> m.Message:
+        return await asyncio.wait_for(self.told.get(), PATIENCE)
+
+    def nothing(self) -> bool:
+        return self.told.empty()
+
+
+class Answerer:
+    """Answers a status question with how many it was asked; does what is wrong when told to.
+
+    A forwarder's name says what: "raise" in ``handle``, "alarm" raise at a deadline, "junk" sends what is no message.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.alarm: float | None = None
+
+    def handle(self, message: m.RelayServerMessage, now: float) -> list[Send]:
+        match message:
+            case m.StatusAsked(request_id=request_id, asker=asker):
+                self.asked += 1
+                return [Send(asker, m.StatusAnswer(request_id, 0, self.asked, 0, 0, {}))]
+            case m.CircuitOpened(forwarder="raise"):
+                raise RuntimeError("told to")
+            case m.CircuitOpened(forwarder="alarm"):
+                self.alarm = now + 0.02
+            case m.CircuitOpened(forwarder="junk"):
+                return [Send("inbox", object())]
+            case m.ActorDown() | m.ActorUp():
+                return [Send("inbox", message)]
+            case _:
+                pass
+        return []
+
+    def next_deadline(self) -> float | None:
+        return self.alarm
+
+    def handle_deadline(self, now: float) -> list[Send]:
+        raise RuntimeError("the alarm went off")
+
+
+class Clockwork(Inbox):
+    """Strikes three times, 10 ms apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 3
+        self.at = 0.0
+
+    def next_deadline(self) -> float | None:
+        return self.at if self.left else None
+
+    def handle_deadline(self, now: float) -> list[Send]:
+        assert now >= self.at - 0.002, "woken before its time"
+        self.left -= 1
+        self.at = now + 0.01
+        return [Send("inbox", m.CircuitOpened(self.left, "clockwork"))]
+
+
+class Relayed(Inbox):
+    """Passes a circuit's number on, one smaller, to itself: talk that never leaves the runtime."""
+
+    def handle(self, message: Any, now: float) -> list[Send]:
+        if not isinstance(message, m.CircuitOpened):
+            return []
+        receiver = "relayed" if message.circuit else "inbox"
+        return [Send(receiver, m.CircuitOpened(max(message.circuit - 1, 0), message.forwarder))]
+
+
+class Stage:
+    """A runtime, the inbox, and the errors that ended the node."""
+
+    def __init__(self, make: Callable[..., Any], **options: Any) -> None:
+        self.fatal: asyncio.Queue[Exception] = asyncio.Queue()
+        self.inbox = Inbox()
+        self.runtime = make(clock=wall_clock(), on_fatal=self.fatal.put_nowait, **options)
+        self.runtime.add("inbox", lambda: self.inbox)
+
+    def say(self, receiver: str, message: m.Message, **options: Any) -> None:
+        self.runtime.post("test", receiver, message, **options)
+
+    async def status(self, receiver: str) -> int:
+        """How many questions ``receiver`` was asked since it began."""
+        self.say(receiver, m.StatusAsked(1, "inbox"))
+        while not isinstance(answer := await self.inbox.next(), m.StatusAnswer):
+            pass
+        return answer.circuits
