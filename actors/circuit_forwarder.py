@@ -15,7 +15,6 @@ without coming here.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -34,14 +33,15 @@ from actors.inbound_streams import (
     deliver,
 )
 from actors.links import ForwarderPolicy, Link, Links
-from actors.relay_streams import Admission, HopStream, StopStream
+from actors.relay_streams import Admission, HopStream, StopStream, told_limit
 from protocol import identify, messages, perf, ping, relay_hop
+from protocol.addresses import with_peer
 from protocol.arena import Arena
 from protocol.connection import State
 from protocol.envelope import seal_peer_record, seal_voucher
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.noise import StaticKey
-from protocol.relay_hop import Limit, Status
+from protocol.relay_hop import Status
 from protocol.switching import Circuit, Switch
 from protocol.yamux import (
     DataReceived,
@@ -124,8 +124,7 @@ class CircuitForwarder:
                 self._refused(message)
             case messages.ReportWanted():
                 self._tell(self._report())
-                for request_id, hop in self._asked.items():
-                    self._ask(request_id, hop)
+                self._ask_again()
             case _:
                 pass  # another actor going down or up: what was asked of it is asked again when it wants a report
         return self.take_sends()
@@ -203,7 +202,7 @@ class CircuitForwarder:
             self._deadlines.cancel(stream)
             if stream.owner is not None:
                 deliver(stream, stream.owner.was_reset)
-        if link.reserved_until:
+        if link.may_hold:
             self._tell(messages.ReservationEnded(forwarder=self.name, connection=link.id, peer=link.peer.bytes))
         self._report_ended()
 
@@ -307,10 +306,22 @@ class CircuitForwarder:
         link: Link = hop.stream.session.connection.owner
         peer = link.peer.bytes
         if hop.target is None:
+            link.may_hold = True
             self._tell(messages.ReserveAsked(request_id, self.name, link.id, peer, link.address))
         else:
             target = hop.target.bytes
             self._tell(messages.ConnectAsked(request_id, self.name, link.id, peer, target, link.address))
+
+    def _ask_again(self) -> None:
+        """A RelayServer starts: what its predecessor did not answer is asked anew, once, for it may have fallen over
+        the very question."""
+        for request_id, hop in list(self._asked.items()):
+            if hop.asked_again:
+                del self._asked[request_id]
+                self._refuse(hop, Status.CONNECTION_FAILED, "the relay could not decide", 1)
+            else:
+                hop.asked_again = True
+                self._ask(request_id, hop)
 
     def _hop_gone(self, hop: HopStream) -> None:
         """The dialler went away before its request was answered or its circuit stood."""
@@ -327,22 +338,24 @@ class CircuitForwarder:
         return None if hop is None or hop.stream.closed else hop
 
     def _reserve_granted(self, granted: messages.ReserveGranted) -> None:
+        link = self.links.get(granted.connection)
+        if link is None:
+            return  # its end was told, behind the question
+        # Held, even if nobody waits for the answer any more: it ends with the connection.
+        link.reserved_until = granted.expires_at
         hop = self._take_asked(granted.request_id)
         if hop is None:
             return
-        link: Link = hop.stream.session.connection.owner
-        link.reserved_until = granted.expires_at
         addresses = self._addresses
         if link.local and link.local not in addresses:
             # The one address of which we know that the peer can reach it.
             addresses = (link.local, *addresses)
         expires_at = int(granted.expires_at)
-        suffix = _P2P + bytes((len(self._peer.bytes),)) + self._peer.bytes
         hop.grant(
             expires_at,
-            [address + suffix for address in addresses],
+            [with_peer(address, self._peer.bytes) for address in addresses],
             seal_voucher(self._identity, link.peer, expires_at),
-            _limit(granted.limit_duration, granted.limit_data),
+            told_limit(granted.limit_duration, granted.limit_data),
         )
 
     def _refused(self, refused: messages.ReserveRefused | messages.ConnectRefused) -> None:
@@ -363,7 +376,12 @@ class CircuitForwarder:
             return
         self._deadlines.cancel(hop.stream)
         link = self.links.get(admitted.target_connection)
-        if admitted.target_forwarder != self.name or link is None or link.connection.state is not State.MULTIPLEXED:
+        if (
+            admitted.target_forwarder != self.name
+            or link is None
+            or link.connection.state is not State.MULTIPLEXED
+            or link.peer.bytes != admitted.target
+        ):
             self._refuse(hop, Status.NO_RESERVATION, "the target is no longer connected here", 0)
             self._failed(admitted.circuit, Status.NO_RESERVATION, "the target is no longer connected here")
             return
@@ -373,7 +391,7 @@ class CircuitForwarder:
             self._refuse(hop, Status.CONNECTION_FAILED, f"the target takes no stream: {error}", 1)
             self._failed(admitted.circuit, Status.CONNECTION_FAILED, str(error))
             return
-        limit = _limit(admitted.limit_duration, admitted.limit_data)
+        limit = told_limit(admitted.limit_duration, admitted.limit_data)
         stop = StopStream(stream, hop.stream.session.connection.owner.peer, limit, self._stop_answered)
         admission = Admission(admitted.circuit, hop, stop, admitted.limit_duration, admitted.limit_data)
         hop.admission = stop.admission = admission
@@ -395,7 +413,7 @@ class CircuitForwarder:
         self._deadlines.cancel(admission)
         hop, source, target = admission.hop, admission.hop.stream, stop.stream
         hop.admission = stop.admission = None
-        early = hop.accept(_limit(admission.duration, admission.data))
+        early = hop.accept(told_limit(admission.duration, admission.data))
         answered_with = stop.trailing_data()
         now = source.session.connection.last_received
         circuit = self.switch.join(admission.circuit, source, target, data_limit=admission.data, opened_at=now)
@@ -476,12 +494,3 @@ class CircuitForwarder:
 
     def _tell(self, message: messages.RelayServerMessage) -> None:
         self._sends.append(Send(self._relay_server, message))
-
-
-#: The multiaddr code of /p2p (multiaddr protocol table), as a varint.
-_P2P: Final = b"\xa5\x03"
-
-
-def _limit(duration: float, data: int) -> Limit | None:
-    """The limit as peers are told it; None (no field) when there is none."""
-    return Limit(duration=math.ceil(duration), data=data) if duration or data else None

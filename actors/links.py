@@ -38,7 +38,8 @@ class Link:
     """What a forwarder knows of one connection, beside the wire.
 
     ``address``: the remote IP as text.  ``remote``, ``local``: binary multiaddrs.  ``relayed``: it came through another
-    relay.  ``reserved_until``: Unix time, seconds, 0: no reservation.
+    relay.  ``may_hold``: a reservation was asked for, so RelayServer may hold one.  ``reserved_until``: Unix time,
+    seconds, 0: no reservation.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Link:
         "id",
         "idle_since",
         "local",
+        "may_hold",
         "relayed",
         "remote",
         "reserved_until",
@@ -65,6 +67,7 @@ class Link:
         self.relayed = relayed
         self.agent = ""
         self.idle_since: float | None = None
+        self.may_hold = False
         self.reserved_until = 0.0
         self.circuits = 0
 

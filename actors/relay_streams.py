@@ -6,6 +6,7 @@ and these objects are gone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,10 +31,15 @@ class Admission:
     data: int
 
 
+def told_limit(duration: float, data: int) -> Limit | None:
+    """The limit as peers are told it, in whole seconds; None (no field) when there is none."""
+    return Limit(duration=math.ceil(duration), data=data) if duration or data else None
+
+
 class HopStream(QuietOwner):
     """One request of a peer.  ``asked``: it is complete (``target`` None: RESERVE).  ``gone``: the peer gave up."""
 
-    __slots__ = ("_asked", "_gone", "_machine", "admission", "request_id", "target")
+    __slots__ = ("_asked", "_gone", "_machine", "admission", "asked_again", "request_id", "target")
 
     def __init__(self, stream: Stream, asked: Callable[[HopStream], None], gone: Callable[[HopStream], None]) -> None:
         super().__init__(stream)
@@ -41,6 +47,7 @@ class HopStream(QuietOwner):
         self._asked = asked
         self._gone = gone
         self.request_id = 0
+        self.asked_again = False
         self.target: PeerId | None = None
         self.admission: Admission | None = None
 

@@ -2,7 +2,7 @@
 
 Text, names and every other kind are the multiaddr package's; this is the short way for an accepted connection.
 
-Source: https://github.com/multiformats/multiaddr (protocols.csv: ip4 4, tcp 6, ip6 41).
+Source: https://github.com/multiformats/multiaddr (protocols.csv: ip4 4, tcp 6, ip6 41, p2p 421).
 """
 
 from __future__ import annotations
@@ -22,3 +22,8 @@ def encode_tcp(address: IPv4Address | IPv6Address, port: int) -> bytes:
             return _ip6_tcp(41, address.packed, 6, port)
         address = mapped
     return _ip4_tcp(4, address.packed, 6, port)
+
+
+def with_peer(address: bytes, peer: bytes) -> bytes:
+    """``address`` with ``/p2p/PEER`` behind it (p2p 421: the length of the peer id, and the id)."""
+    return address + b"\xa5\x03" + bytes((len(peer),)) + peer

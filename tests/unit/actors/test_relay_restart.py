@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from actors.relay_server import RelayServer, RelayServerPolicy
-from protocol.relay_hop import ConnectAccepted, RequestRefused, ReservationGranted
+from protocol import messages
+from protocol.relay_hop import ConnectAccepted, RequestRefused, ReservationGranted, Status
 from tests.support.peers import MemoryPeer, MemoryRelay
 
 
@@ -81,3 +82,91 @@ def test_what_was_asked_while_it_was_gone_is_asked_again() -> None:
     restart(relay)
     client.receive_data(view.take())
     assert isinstance(client.next_event(), ReservationGranted)
+
+
+def test_a_question_that_the_relay_server_falls_over_is_not_asked_for_ever() -> None:
+    relay = MemoryRelay()
+    (alice,) = attached(relay, "alice")
+    asked = []
+    relay._post = lambda sends: bool(asked.extend(sends))
+    view, client = alice.hop()
+    client.reserve()
+    view.send(client.data_to_send())
+    relay.run()
+    for _ in range(3):
+        relay.forwarder.handle(messages.ReportWanted(), relay.now)
+    relay.run()
+    client.receive_data(view.take())
+    refused = client.next_event()
+    assert isinstance(refused, RequestRefused) and "could not decide" in refused.reason
+
+
+def test_a_reservation_that_nobody_waits_for_any_more_ends_with_its_connection() -> None:
+    relay = MemoryRelay()
+    (alice,) = attached(relay, "alice")
+    post, late = relay._post, []
+    relay._post = lambda sends: bool(late.extend(sends))
+    view, client = alice.hop()
+    client.reserve()
+    view.send(client.data_to_send())
+    relay.run()
+    view.stream.session.reset(view.stream)
+    relay.run()
+    relay._post = post
+    post(late)
+    relay.run()
+    assert relay.relay_server.reservations_in_all == 1
+    relay.detach(alice)
+    assert relay.relay_server.reservations_in_all == 0
+
+
+def test_a_reservation_whose_peer_left_before_the_answer_is_freed() -> None:
+    relay = MemoryRelay()
+    (alice,) = attached(relay, "alice")
+    post, late = relay._post, []
+    relay._post = lambda sends: bool(late.extend(sends))
+    view, client = alice.hop()
+    client.reserve()
+    view.send(client.data_to_send())
+    relay.run()
+    relay.detach(alice)
+    relay._post = post
+    post(late)
+    relay.run()
+    assert relay.relay_server.reservations_in_all == 0
+
+
+def test_a_circuit_goes_to_the_peer_that_was_meant_or_to_none() -> None:
+    relay = MemoryRelay()
+    alice, bob, carol = attached(relay, "alice", "bob", "carol")
+    relay.reserve(carol)
+    view, client = alice.hop()
+    client.connect(bob.peer_id)
+    post = relay._post
+
+    def forged(sends: list) -> bool:
+        answers = [
+            messages.ConnectAdmitted(
+                request_id=send.message.request_id,
+                connection=send.message.connection,
+                circuit=1,
+                target=bob.peer_id.bytes,
+                target_forwarder="forwarder/0",
+                target_connection=relay.links[carol].id,
+                limit_duration=0,
+                limit_data=0,
+            )
+            for send in sends
+            if isinstance(send.message, messages.ConnectAsked)
+        ]
+        for answer in answers:
+            post(relay.forwarder.handle(answer, relay.now))
+        return bool(answers)
+
+    relay._post = forged
+    view.send(client.data_to_send())
+    relay.run()
+    client.receive_data(view.take())
+    refused = client.next_event()
+    assert isinstance(refused, RequestRefused) and refused.status == Status.NO_RESERVATION
+    assert not carol.accepted

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multiaddr import Multiaddr
 
-from protocol.addresses import encode_tcp
+from protocol.addresses import encode_tcp, with_peer
+from protocol.identity import Identity
 
 
 @given(st.ip_addresses(), st.integers(0, 65535))
@@ -24,3 +25,9 @@ def test_it_agrees_with_the_multiaddr_package(ip: ipaddress.IPv4Address | ipaddr
 )
 def test_an_ipv4_address_within_ipv6_is_written_as_what_it_is(text: str, expected: str) -> None:
     assert encode_tcp(ipaddress.ip_address(text), 4001).hex() == expected
+
+
+def test_a_peer_is_appended_as_the_multiaddr_package_does_it() -> None:
+    peer = Identity.from_seed(bytes(32)).peer_id
+    address = encode_tcp(ipaddress.ip_address("192.0.2.1"), 4001)
+    assert with_peer(address, peer.bytes) == Multiaddr(f"/ip4/192.0.2.1/tcp/4001/p2p/{peer}").to_bytes()
