@@ -7,6 +7,7 @@ or program that started the node is told.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -36,6 +37,9 @@ log = logging.getLogger("actors.node")
 
 FORWARDER: Final = "forwarder/0"
 RELAY_SERVER: Final = "relay_server"
+
+#: Allocations between two collections of the youngest objects.
+GC_THRESHOLD: Final = 20_000
 
 #: Exit codes: a wrong setting or identity (another start will not cure it), a port that cannot be had now, and an actor
 #: that keeps failing.
@@ -252,6 +256,11 @@ async def serve(settings: Settings, identity: Identity) -> int:
         print(f"descord-relay: {error}", file=sys.stderr)
         await node.host.close(0)
         return EXIT_UNAVAILABLE
+    # What was made so far stays: it need not be looked through.  And connections make cycles by the thousand that live
+    # for hours, so a full collection costs tens of milliseconds and finds nothing: let it be rare.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
     report(node.ready())
     return await node.run()
 

@@ -105,7 +105,7 @@ class Host:
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._forwarder: CircuitForwarder | None = None
-        self._endpoints: dict[Link, Endpoint] = {}
+        self._endpoints: dict[Connection, Endpoint] = {}
         self._listeners: list[socket.socket] = []
         self._max_connections = _raise_open_files() - policy.reserved_files
         self._backlog_total = 0
@@ -171,8 +171,7 @@ class Host:
         while True:
             dirty, arena.dirty = arena.dirty, []
             for connection in dirty:
-                link = connection.owner
-                endpoint = self._endpoints.get(link) if isinstance(link, Link) else None
+                endpoint = self._endpoints.get(connection)
                 if endpoint is None:
                     connection.take_output()
                 else:
@@ -232,7 +231,7 @@ class Host:
             now,
         )
         endpoint = Endpoint(sock, link)
-        self._endpoints[link] = endpoint
+        self._endpoints[link.connection] = endpoint
         self._loop.add_reader(sock, self._readable, endpoint)
 
     def _readable(self, endpoint: Endpoint) -> None:
@@ -274,7 +273,7 @@ class Host:
         """
         lately, self._read_lately = self._read_lately, set()
         for endpoint in lately:
-            if self._endpoints.get(endpoint.link) is endpoint:
+            if self._endpoints.get(endpoint.connection) is endpoint:
                 self._readable(endpoint)
 
     def _discard(self, endpoint: Endpoint) -> None:
@@ -291,11 +290,11 @@ class Host:
     def _write(self, endpoint: Endpoint) -> None:
         connection = endpoint.connection
         views = connection.take_output()
+        sock = endpoint.sock
         if endpoint.backlog is not None:
             for view in views:
                 self._keep(endpoint, view)
         else:
-            sock = endpoint.sock
             for index, view in enumerate(views):
                 try:
                     sent = sock.send(view)
@@ -381,7 +380,7 @@ class Host:
         self._loop.call_soon(self._lost, endpoint, reason)
 
     def _lost(self, endpoint: Endpoint, reason: str) -> None:
-        if self._endpoints.get(endpoint.link) is not endpoint:
+        if self._endpoints.get(endpoint.connection) is not endpoint:
             return
         self._close_socket(endpoint)
         if self._forwarder is not None and not endpoint.closing:
@@ -390,7 +389,7 @@ class Host:
         self.end_turn()
 
     def _close_socket(self, endpoint: Endpoint) -> None:
-        if self._endpoints.pop(endpoint.link, None) is None:
+        if self._endpoints.pop(endpoint.connection, None) is None:
             return
         self._loop.remove_reader(endpoint.descriptor)
         if endpoint.backlog is not None:

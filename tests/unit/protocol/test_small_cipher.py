@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from protocol import noise
 from protocol.arena import HEADROOM, Arena
@@ -90,3 +93,16 @@ def test_it_is_used_once_a_connection_has_sent_enough_small_messages() -> None:
 def test_a_packet_number_is_the_counter_with_its_bytes_reversed() -> None:
     assert packet_number(1) == 1 << 56
     assert packet_number(0x0102030405060708) == 0x0807060504030201
+
+
+@needs_extra
+def test_what_it_seals_is_what_cryptography_would() -> None:
+    for size in (1, 1200, SMALL, SMALL + 1):
+        arena, plain = Arena(), memoryview(bytes(range(256)) * 20)[:size]
+        counter = noise.MANY + 5
+        sealer = Sealer(KEY, counter)
+        buffer, start, end = sealer.seal(arena, plain)
+        wire = bytes(buffer[start:end])
+        assert sealer.counter == counter + 1
+        assert wire[2:] == ChaCha20Poly1305(KEY).encrypt(struct.pack("<4xQ", counter), bytes(plain), None)
+        assert opened(Opener(KEY, counter), wire) == (size + 18, bytes(plain))
