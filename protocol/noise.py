@@ -364,7 +364,7 @@ class Sealer:
                 self._seal_small = small_sealer(self.key)
             if self._seal_small is not None:
                 self.counter = counter + 1
-                sealed = self._seal_small(packet_number(counter), bytes(plain), b"")
+                sealed = self._seal_small(packet_number(counter), plain.tobytes(), b"")
                 _length.pack_into(view, position, size + TAG)
                 view[position + _length.size : start + wire] = sealed
                 return view, start, start + wire
@@ -445,18 +445,20 @@ class Opener:
         counter = self.counter
         number = packet_number(counter)
         position = 0
-        while position + 2 <= end:
+        last = end - _length.size
+        while position <= last:
+            size = inbound[position] << 8 | inbound[position + 1]
             body = position + 2
-            stop = body + (inbound[position] << 8 | inbound[position + 1])
+            stop = body + size
             if stop > end:
                 break
-            if stop - body < TAG:
+            if size < TAG:
                 raise RemoteProtocolError("noise: a message shorter than its tag", "noise")
-            limit = target + stop - body - TAG
-            if stop - body <= SMALL:
+            limit = target + size - TAG
+            if size <= SMALL:
                 # It takes and gives bytes objects.  One of a whole receive would be faster to cut up, but so large
                 # that the allocator gives it back to the system and asks for it again every time.
-                plain[target:limit] = open_small(number, bytes(source[body:stop]), b"")
+                plain[target:limit] = open_small(number, source[body:stop].tobytes(), b"")
             else:
                 decrypt_into(_nonce(counter), source[body:stop], None, plain[target:limit])
             counter += 1
