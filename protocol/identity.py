@@ -157,8 +157,10 @@ class PublicKey:
             raise RemoteProtocolError("a public key without a known type, or without its bytes", "key")
         if message.Type == keys_pb2.Ed25519 and len(message.Data) != ED25519_KEY:
             raise RemoteProtocolError(f"an Ed25519 key of {len(message.Data)} bytes", "key")
-        # "Implementations MUST use deterministic encoding": the id is made from our encoding, not from theirs.
-        return cls(message.Type, message.Data, message.SerializeToString(deterministic=True))
+        # "encoding must be deterministic", "No additional fields may be defined": the id is made from the two fields
+        # alone.  Whatever else the peer wrote would be kept by protobuf, and make many ids of one key.
+        plain = keys_pb2.PublicKey(Type=message.Type, Data=message.Data)
+        return cls(message.Type, message.Data, plain.SerializeToString(deterministic=True))
 
     def encode(self) -> bytes:
         return self._encoded

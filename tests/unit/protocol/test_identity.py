@@ -158,6 +158,16 @@ def test_what_is_no_public_key(data: bytes) -> None:
         PublicKey.decode(data)
 
 
+@pytest.mark.parametrize("extra", [b"\x1a\x01x", b"\x9a\x06\x01x", b"\x18\x01"], ids=["next", "far", "number"])
+def test_a_key_has_one_peer_id_whatever_is_written_beside_it(extra: bytes) -> None:
+    """ "No additional fields may be defined" (peer-ids, "Keys"): kept, each would make another id of the same key."""
+    identity = Identity.from_seed(bytes(range(32)))
+    plain = identity.public_key.encode()
+    for dressed in (plain + extra, extra + plain, plain[2:] + extra + plain[:2]):
+        key = PublicKey.decode(dressed)
+        assert key == identity.public_key and key.peer_id == identity.peer_id and key.encode() == plain
+
+
 def test_ed25519_signatures() -> None:
     identity = Identity.from_seed(bytes(range(32)))
     signature = identity.sign(b"data")
