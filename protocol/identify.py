@@ -12,7 +12,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from protocol.errors import RemoteProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.machine import Machine
 from protocol.proto import identify_pb2
 from protocol.wire import FrameReader, frame
@@ -48,13 +48,17 @@ class IdentifyReceived:
 
 
 def encode_identify(message: IdentifyMessage) -> bytes:
-    """The message on the wire, at most 4096 bytes: the peer record, then addresses, are left out when it is more."""
-    listen, record = list(message.listen_addrs), message.signed_peer_record
+    """The message on the wire, at most 4096 bytes.
+
+    When it is more, the peer record, then addresses, then protocols from the last on are left out.  LocalProtocolError
+    when what is left is still more: the key, the observed address and the versions are ours to keep short.
+    """
+    listen, protocols, record = list(message.listen_addrs), list(message.protocols), message.signed_peer_record
     while True:
         encoded = identify_pb2.Identify(
             publicKey=message.public_key,
             listenAddrs=listen,
-            protocols=message.protocols,
+            protocols=protocols,
             observedAddr=message.observed_addr,
             protocolVersion=message.protocol_version,
             agentVersion=message.agent_version,
@@ -62,12 +66,16 @@ def encode_identify(message: IdentifyMessage) -> bytes:
         if record:
             encoded.signedPeerRecord = record
         framed = frame(encoded.SerializeToString())
-        if len(framed) <= MAX_SENT or not (record or listen):
+        if len(framed) <= MAX_SENT:
             return framed
         if record:
             record = b""
-        else:
+        elif listen:
             listen.pop()
+        elif protocols:
+            protocols.pop()
+        else:
+            raise LocalProtocolError(f"an identify message of {len(framed)} bytes without addresses and protocols")
 
 
 def _text(field: str | bytes) -> str:

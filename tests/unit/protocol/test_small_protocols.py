@@ -31,6 +31,24 @@ def test_what_is_sent_is_bounded_and_loses_the_record_first() -> None:
     assert 30 < len(event.message.listen_addrs) < 60 and event.message.protocols == ("/a",)
 
 
+def test_protocols_are_left_out_last() -> None:
+    many = tuple(f"/protocol/{number}/1.0.0" for number in range(600))
+    data = identify.encode_identify(identify.IdentifyMessage(b"k", (bytes(100),) * 3, many, b"seen", "v", "agent"))
+    assert len(data) <= identify.MAX_SENT
+    reader = identify.IdentifyReader()
+    reader.receive_data(data)
+    event = reader.next_event()
+    assert event is not None
+    message = event.message
+    assert message.listen_addrs == () and (message.observed_addr, message.agent_version) == (b"seen", "agent")
+    assert 100 < len(message.protocols) < 600 and message.protocols == many[: len(message.protocols)]
+
+
+def test_a_message_that_nothing_makes_short_enough_is_ours_to_mend() -> None:
+    with pytest.raises(LocalProtocolError):
+        identify.encode_identify(identify.IdentifyMessage(agent_version="x" * identify.MAX_SENT))
+
+
 @pytest.mark.parametrize("data", [frame(b"\xff"), encode_uvarint(identify.MAX_RECEIVED + 1)])
 def test_identify_messages_that_are_none(data: bytes) -> None:
     reader = identify.IdentifyReader()
