@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from actors.actor import Send
@@ -34,11 +35,11 @@ from actors.inbound_streams import (
 )
 from actors.links import ForwarderPolicy, Link, Links
 from actors.relay_streams import Admission, HopStream, StopStream, told_limit
+from actors.self_description import SelfDescription
 from protocol import identify, messages, perf, ping, relay_hop
-from protocol.addresses import with_peer
 from protocol.arena import Arena
 from protocol.connection import State
-from protocol.envelope import seal_peer_record, seal_voucher
+from protocol.envelope import seal_voucher
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.noise import StaticKey
 from protocol.relay_hop import Status
@@ -53,11 +54,11 @@ from protocol.yamux import (
     StreamWritable,
 )
 
-AGENT: Final = "descord-relay/0.1.0"
-PROTOCOL_VERSION: Final = "descord/0.1.0"
-
 #: Seconds between two reports of what was forwarded.
 COUNTERS_INTERVAL: Final = 1.0
+
+#: Peers a second that are told new addresses: each costs about 0.2 ms.
+PUSHES_PER_SECOND: Final = 250
 
 
 class CircuitForwarder:
@@ -75,6 +76,7 @@ class CircuitForwarder:
         randomness: Callable[[int], bytes],
         *,
         pid: int = 0,
+        now: float = 0.0,
         addresses: Sequence[bytes] = (),
         relay_server: str = "relay_server",
         arena: Arena | None = None,
@@ -86,10 +88,7 @@ class CircuitForwarder:
         self.circuits: dict[int, Circuit] = {}
         self.refusals: Counter[str] = Counter()
         self._identity = static.identity
-        self._peer = static.identity.peer_id
         self._pid = pid
-        self._addresses: tuple[bytes, ...] = ()
-        self._peer_record = b""
         self._relay_server = relay_server
         self._deadlines = Deadlines()
         self._links = Links(policy, self.switch, static, randomness, self._deadlines, self.refusals)
@@ -100,7 +99,6 @@ class CircuitForwarder:
         self._sends: list[Send] = []
         self._next_request = 1
         self._reported: object = None
-        self._record_sequence = 0
         self._served: dict[str, OwnerFactory] = {
             relay_hop.PROTOCOL: self._serve_hop,
             identify.PROTOCOL: self._serve_identify,
@@ -109,7 +107,8 @@ class CircuitForwarder:
         }
         if policy.serve_perf:
             self._served[perf.PROTOCOL] = lambda stream: PerfAnswer(stream, self._produces)
-        self.set_addresses(addresses)
+        self._description = SelfDescription(static.identity, self._served)
+        self._description.set_addresses(addresses, now)
         self._tell(self._report())
 
     # What other actors say.
@@ -143,11 +142,18 @@ class CircuitForwarder:
 
     # What the host calls.
 
-    def set_addresses(self, addresses: Sequence[bytes]) -> None:
-        """The addresses at which this node is reached, for identify and reservations."""
-        self._addresses = tuple(addresses)
-        self._record_sequence += 1
-        self._peer_record = seal_peer_record(self._identity, self._record_sequence, self._addresses)
+    def set_addresses(self, addresses: Sequence[bytes], now: float) -> None:
+        """These are our addresses from now on: peers are told, one after the other (identify push)."""
+        if self._description.set_addresses(addresses, now):
+            for index, link in enumerate(self.links.values()):
+                when = now + index / PUSHES_PER_SECOND
+                self._deadlines.set(("push", link.id), when, partial(self._push_to, link))
+
+    def _push_to(self, link: Link, now: float) -> None:
+        if self.links.get(link.id) is link and link.connection.state is State.MULTIPLEXED:
+            stream = self._description.push(link.connection.session, link.remote)
+            if stream is not None:
+                self._deadlines.set(stream, now + self.policy.stream_timeout, lambda _: self._stream_expired(stream))
 
     def admit(self, address: str, now: float) -> str:
         """Whether a connection from ``address`` may be accepted: "" or the limit that forbids it."""
@@ -267,16 +273,7 @@ class CircuitForwarder:
 
     def _serve_identify(self, stream: Stream) -> StreamOwner:
         link: Link = stream.session.connection.owner
-        message = identify.IdentifyMessage(
-            public_key=self._identity.public_key.encode(),
-            listen_addrs=self._addresses,
-            protocols=tuple(self._served),
-            observed_addr=link.remote,
-            protocol_version=PROTOCOL_VERSION,
-            agent_version=AGENT,
-            signed_peer_record=self._peer_record,
-        )
-        return IdentifyAnswer(stream, identify.encode_identify(message))
+        return IdentifyAnswer(stream, self._description.identify(link.remote))
 
     def _serve_identify_push(self, stream: Stream) -> StreamOwner:
         link: Link = stream.session.connection.owner
@@ -346,14 +343,10 @@ class CircuitForwarder:
         hop = self._take_asked(granted.request_id)
         if hop is None:
             return
-        addresses = self._addresses
-        if link.local and link.local not in addresses:
-            # The one address of which we know that the peer can reach it.
-            addresses = (link.local, *addresses)
         expires_at = int(granted.expires_at)
         hop.grant(
             expires_at,
-            [with_peer(address, self._peer.bytes) for address in addresses],
+            self._description.reservation_addresses(link.local),
             seal_voucher(self._identity, link.peer, expires_at),
             told_limit(granted.limit_duration, granted.limit_data),
         )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from actors.actor import Send
-from actors.circuit_forwarder import AGENT, CircuitForwarder
+from actors.circuit_forwarder import CircuitForwarder
 from actors.links import ForwarderPolicy
 from actors.logs import configure_logging
 from actors.ports.addresses import BindError, announced, bind_targets, reachable
@@ -25,6 +25,7 @@ from actors.ports.host import Host, HostPolicy, random_bytes, wall_clock
 from actors.ports.storage import IdentityError, load_or_create_identity
 from actors.relay_server import RelayServer, RelayServerPolicy
 from actors.runtime.local import LocalRuntime
+from actors.self_description import AGENT
 from actors.settings import Settings, SettingsError, load_settings, print_settings
 from actors.supervisor import RestartPolicy
 from protocol.connection import ConnectionLimits
@@ -59,6 +60,7 @@ class Node:
         self.addresses: list[str] = []
         self._report = report
         self._static = StaticKey(identity, random_bytes(32))
+        self._bound: list[tuple[str, int]] = []
         self._own_addresses: list[bytes] = []
         self._forwarder: CircuitForwarder | None = None
         self._last_bytes = 0
@@ -81,7 +83,7 @@ class Node:
 
     async def start(self) -> None:
         """Bind the ports, start the actors.  BindError when a port cannot be had."""
-        bound: list[tuple[str, int]] = []
+        bound = self._bound
         for target in bind_targets(self.settings.listen):
             try:
                 bound.append(self.host.listen(target.address, target.port))
@@ -92,16 +94,36 @@ class Node:
                 raise BindError(f"listen = {target.text}: {error.strerror}; choose another with --listen") from error
         if not bound:
             raise BindError("none of the addresses to listen on can be had; choose others with --listen")
-        announce = announced(self.settings.announce)
-        own = announce or reachable(bound)
-        self._own_addresses = [address.binary for address in own]
-        self.addresses = [f"{address.text}/p2p/{self.identity.peer_id}" for address in own]
+        self._find_addresses()
         self.runtime.add(RELAY_SERVER, self._relay_server)
         self.runtime.add(FORWARDER, self._circuit_forwarder, after_handle=self.host.end_turn)
         await self.runtime.start()
 
+    def _find_addresses(self) -> bool:
+        """Look at what the interfaces have, unless addresses were given; True when that changed."""
+        own = announced(self.settings.announce) or reachable(self._bound)
+        known, self._own_addresses = self._own_addresses, [address.binary for address in own]
+        self.addresses = [f"{address.text}/p2p/{self.identity.peer_id}" for address in own]
+        return known != self._own_addresses
+
+    def look_at_addresses(self) -> None:
+        """Tell peers, and whoever started the node, when the addresses have changed: a laptop moved, a lease ended."""
+        if self.stopping.is_set():
+            return
+        if self._find_addresses() and self._forwarder is not None:
+            self._forwarder.set_addresses(self._own_addresses, self.runtime.now())
+            self.runtime.wake(FORWARDER)
+            self._report({"event": "addresses", "addresses": self.addresses})
+        self._watch_addresses()
+
+    def _watch_addresses(self) -> None:
+        interval = self.settings.address_interval
+        if interval and not self.settings.announce:
+            asyncio.get_running_loop().call_later(interval, self.look_at_addresses)
+
     async def run(self) -> int:
         """Until a signal or a failure; the exit code."""
+        self._watch_addresses()
         interval = self.settings.status_interval
         while not self.stopping.is_set():
             try:
@@ -195,6 +217,7 @@ class Node:
             self._static,
             random_bytes,
             pid=os.getpid(),
+            now=self.runtime.now(),
             addresses=self._own_addresses,
             relay_server=RELAY_SERVER,
         )
@@ -214,9 +237,11 @@ class Node:
 
 def line(report: dict[str, Any]) -> str:
     """A report as a person reads it."""
-    if report["event"] == "ready":
+    if "addresses" in report:
         addresses = "\n".join(f"  {address}" for address in report["addresses"])
-        return f"{report['version']} is ready. Peers reserve and dial through:\n{addresses}"
+        if report["event"] == "ready":
+            return f"{report['version']} is ready. Peers reserve and dial through:\n{addresses}"
+        return f"The addresses have changed. Peers reserve and dial through:\n{addresses}"
     return (
         f"{report['circuits']} circuits, {report['bytes_per_second'] / 1e6:.1f} MB/s, "
         f"{report['reservations']} reservations, {report['connections']} connections, "

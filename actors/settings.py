@@ -37,6 +37,7 @@ class Settings:
 
     listen: tuple[str, ...]
     announce: tuple[str, ...]
+    address_interval: float
     data_dir: Path
     log_level: str
     json: bool

@@ -9,9 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from actors.node import Node
+from actors.ports.addresses import announced
+from actors.settings import load_settings
+from protocol.identity import Identity
 from protocol.relay_hop import ReservationGranted
 from tests.support.process import PATIENCE, REPOSITORY, NodeProcess, SocketPeer
 
@@ -107,6 +112,23 @@ def test_announced_addresses_are_what_peers_are_told(start: Start) -> None:
         f"/dns4/relay.example/tcp/4001/p2p/{peer_id}",
         f"/ip4/203.0.113.9/tcp/4001/p2p/{peer_id}",
     ]
+
+
+async def test_addresses_that_change_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interfaces are not ours to change in a test: what is found on them is."""
+    settings = load_settings(["--listen", "/ip4/127.0.0.1/tcp/0", "--data-dir", str(tmp_path)], {"HOME": str(tmp_path)})
+    told: list[dict[str, Any]] = []
+    node = Node(settings, Identity.from_seed(bytes(32)), told.append)
+    await node.start()
+    node.look_at_addresses()
+    assert told == []
+    moved = announced(["/ip4/203.0.113.9/tcp/4001"])
+    monkeypatch.setattr("actors.node.reachable", lambda bound: moved)
+    node.look_at_addresses()
+    peer_id = node.identity.peer_id
+    assert told == [{"event": "addresses", "addresses": [f"/ip4/203.0.113.9/tcp/4001/p2p/{peer_id}"]}]
+    node.stopping.set()
+    assert await node.run() == 0
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

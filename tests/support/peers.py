@@ -12,7 +12,7 @@ from collections.abc import Callable
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import ForwarderPolicy, Link
 from actors.relay_server import RelayServer, RelayServerPolicy
-from protocol import relay_hop, relay_stop
+from protocol import identify, relay_hop, relay_stop
 from protocol.arena import Arena
 from protocol.connection import Connection, ConnectionLimits, Multiplexed, State
 from protocol.errors import RemoteProtocolError
@@ -76,6 +76,8 @@ class MemoryPeer:
         )
         self.streams: dict[Stream, MemoryStream] = {}
         self.accepted: list[MemoryStream] = []
+        #: Identify messages that came unasked.
+        self.pushed: list[MemoryStream] = []
         self.accepts = True
         #: While False, requests for circuits are left waiting; :meth:`answer_late` answers them.
         self.answers = True
@@ -124,7 +126,7 @@ class MemoryPeer:
 
     def _opened(self, stream: Stream) -> None:
         view = self.streams[stream] = MemoryStream(stream)
-        listener = Listener((relay_stop.PROTOCOL,))
+        listener = Listener((relay_stop.PROTOCOL, identify.PUSH_PROTOCOL))
         stop = StopServer()
         negotiating = True
 
@@ -138,6 +140,12 @@ class MemoryPeer:
                     return
                 negotiating = False
                 data = listener.trailing_data()
+                if agreed.protocol == identify.PUSH_PROTOCOL:
+                    view.sink = None
+                    view.received += data
+                    self.pushed.append(view)
+                    view.finish()
+                    return
             stop.receive_data(data)
             if stop.next_event() is None:
                 return

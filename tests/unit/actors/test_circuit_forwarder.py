@@ -231,3 +231,31 @@ def test_good_bye_is_said_to_everybody() -> None:
     relay.forwarder.close_all()
     relay.run()
     assert all(peer.connection.session.remote_going_away for peer in peers)
+
+
+def identified(view: MemoryStream) -> identify.IdentifyMessage:
+    reader = identify.IdentifyReader()
+    reader.receive_data(view.take())
+    event = reader.next_event()
+    assert event is not None
+    return event.message
+
+
+def test_new_addresses_are_pushed_to_peers_in_a_newer_record() -> None:
+    relay = MemoryRelay()
+    alice = MemoryPeer("alice")
+    relay.attach(alice)
+    view = alice.open(identify.PROTOCOL)
+    relay.run()
+    first = open_peer_record(identified(view).signed_peer_record)
+    view.finish()
+    moved = [bytes.fromhex("04cb0071090610e1")]
+    relay.forwarder.set_addresses(moved, relay.now)
+    relay.forwarder.set_addresses(moved, relay.now)  # nothing new: nothing is said
+    relay.advance(2)
+    assert len(alice.pushed) == 1
+    message = identified(alice.pushed[0])
+    assert list(message.listen_addrs) == moved
+    record = open_peer_record(message.signed_peer_record)
+    assert list(record.addresses) == moved and record.sequence > first.sequence
+    assert relay.links[alice].connection.session.streams == {}
