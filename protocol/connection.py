@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from protocol import multistream, noise, yamux
 from protocol.arena import HEADROOM, Arena
@@ -65,6 +65,12 @@ class Multiplexed:
 ConnectionEvent = Multiplexed | YamuxEvent
 
 
+class Sealing(Protocol):
+    """What makes of frames what is written: :class:`protocol.noise.Sealer`, or nothing between forwarders."""
+
+    def seal(self, arena: Arena, plain: memoryview) -> tuple[memoryview, int, int]: ...
+
+
 class Connection:
     """One connection, from its first byte to its last.
 
@@ -110,6 +116,14 @@ class Connection:
         limits: ConnectionLimits,
         expected: PeerId | None = None,
     ) -> None:
+        self._prepare(switch, now, initiator=initiator, limits=limits)
+        handshake = noise.Handshake(static, ephemeral, initiator=initiator, muxers=MUXERS, expected=expected)
+        security = (noise.PROTOCOL,)
+        negotiation = multistream.Dialer(security) if initiator else multistream.Listener(security)
+        self._stage: tuple[multistream.Dialer | multistream.Listener, noise.Handshake] | None = (negotiation, handshake)
+        self._write_plain(negotiation.data_to_send())
+
+    def _prepare(self, switch: Switch, now: float, *, initiator: bool, limits: ConnectionLimits) -> None:
         self.switch = switch
         self.arena: Arena = switch.arena
         self.initiator = initiator
@@ -129,14 +143,10 @@ class Connection:
         self._ping_sent_at = 0.0
         self._pending = b""
         self._segments: list[tuple[memoryview, int, int]] = []
-        self._sealer: noise.Sealer | None = None
+        self._sealer: Sealing | None = None
         self._opener: noise.Opener | None = None
         self.session = Session(initiator=initiator, limits=limits.yamux, mark_dirty=self.mark_dirty, connection=self)
-        handshake = noise.Handshake(static, ephemeral, initiator=initiator, muxers=MUXERS, expected=expected)
-        security = (noise.PROTOCOL,)
-        negotiation = multistream.Dialer(security) if initiator else multistream.Listener(security)
-        self._stage: tuple[multistream.Dialer | multistream.Listener, noise.Handshake] | None = (negotiation, handshake)
-        self._write_plain(negotiation.data_to_send())
+        self._stage = None
 
     # Bytes in.
 

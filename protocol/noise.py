@@ -184,7 +184,8 @@ class Handshake:
     """
 
     __slots__ = (
-        "_error", "_event", "_expected", "_muxers", "_output", "_pending", "_private", "_public", "_static", "_steps",
+        "_error", "_event", "_expected", "_heard", "_muxers", "_output", "_pending", "_private", "_public", "_static",
+        "_steps",
     )  # fmt: skip
 
     def __init__(
@@ -202,6 +203,7 @@ class Handshake:
         self._muxers = tuple(muxers)
         self._expected = expected
         self._pending = bytearray()
+        self._heard: list[bytes] = []
         self._output = bytearray()
         self._event: HandshakeCompleted | None = None
         self._error: RemoteProtocolError | None = None
@@ -224,12 +226,21 @@ class Handshake:
             message = bytes(self._pending[_length.size : _length.size + size])
             del self._pending[: _length.size + size]
             try:
+                self._heard.append(message)
                 self._steps.send(message)
             except StopIteration as done:
                 self._event = done.value
                 self._steps = None
+                self._heard.clear()
             except RemoteProtocolError as error:
                 self._fail(error)
+
+    def hear_again(self, messages: Sequence[bytes], pending: bytes) -> None:
+        """Take up a handshake that another process began with the same keys: what it heard, and has answered."""
+        for message in messages:
+            self.receive_data(_length.pack(len(message)) + message)
+            self._output.clear()
+        self._pending += pending
 
     def receive_eof(self) -> None:
         if self._steps is not None:
