@@ -1,12 +1,7 @@
 """CircuitForwarder: the connections of one process, and the circuits between them.
 
 It owns each connection from accept to close: its handshake, its streams, and what passes from one to the other.  Who
-may reserve and connect is not its decision: it asks RelayServer, and does what the answer says.
-
-    RESERVE  ->  ReserveAsked   ->  ReserveGranted / ReserveRefused   ->  STATUS
-    CONNECT  ->  ConnectAsked   ->  ConnectAdmitted / ConnectRefused
-                                        |
-                                    STOP stream to the target  ->  STATUS to both  ->  joined by the switch
+may reserve and connect is not its decision: it asks RelayServer, and does what the answer says (circuit_setup.py).
 
 Messages are for decisions.  Bytes come from the host port (actors/ports/host.py), which calls :meth:`received` after
 it filled the arena, and writes what the arena's dirty connections have to say; they are passed on by the switch
@@ -21,6 +16,7 @@ from functools import partial
 from typing import Final
 
 from actors.actor import Send
+from actors.circuit_setup import CircuitSetup
 from actors.deadlines import Deadlines
 from actors.forwarder_report import report
 from actors.inbound_streams import (
@@ -34,16 +30,14 @@ from actors.inbound_streams import (
     deliver,
 )
 from actors.links import ForwarderPolicy, Link, Links
-from actors.relay_streams import Admission, HopStream, StopStream, told_limit
+from actors.relay_streams import HopStream, StopStream
 from actors.self_description import SelfDescription
 from protocol import identify, messages, perf, ping, relay_hop
 from protocol.arena import Arena
 from protocol.connection import State
-from protocol.envelope import seal_voucher
-from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.errors import RemoteProtocolError
 from protocol.noise import StaticKey
-from protocol.relay_hop import Status
-from protocol.switching import Circuit, Switch
+from protocol.switching import Switch
 from protocol.yamux import (
     DataReceived,
     GoAway,
@@ -85,22 +79,17 @@ class CircuitForwarder:
         self.policy = policy
         self.arena = arena or Arena()
         self.switch = Switch(self.arena, policy.circuit_window)
-        self.circuits: dict[int, Circuit] = {}
         self.refusals: Counter[str] = Counter()
-        self._identity = static.identity
         self._pid = pid
         self._relay_server = relay_server
         self._deadlines = Deadlines()
         self._links = Links(policy, self.switch, static, randomness, self._deadlines, self.refusals)
         self.links = self._links.table
-        self._asked: dict[int, HopStream] = {}
-        self._opening: dict[int, Admission] = {}
         self._producers: dict[PerfAnswer, None] = {}
         self._sends: list[Send] = []
-        self._next_request = 1
         self._reported: object = None
         self._served: dict[str, OwnerFactory] = {
-            relay_hop.PROTOCOL: self._serve_hop,
+            relay_hop.PROTOCOL: lambda stream: self._setup.serve(stream),
             identify.PROTOCOL: self._serve_identify,
             identify.PUSH_PROTOCOL: self._serve_identify_push,
             ping.PROTOCOL: PingAnswer,
@@ -109,6 +98,18 @@ class CircuitForwarder:
             self._served[perf.PROTOCOL] = lambda stream: PerfAnswer(stream, self._produces)
         self._description = SelfDescription(static.identity, self._served)
         self._description.set_addresses(addresses, now)
+        self._setup = CircuitSetup(
+            name,
+            policy,
+            static.identity,
+            self.switch,
+            self.links,
+            self._deadlines,
+            self._description,
+            self.refusals,
+            self._tell,
+        )
+        self.circuits = self._setup.circuits
         self._tell(self._report())
 
     # What other actors say.
@@ -116,14 +117,14 @@ class CircuitForwarder:
     def handle(self, message: messages.ForwarderMessage, now: float) -> list[Send]:
         match message:
             case messages.ReserveGranted():
-                self._reserve_granted(message)
+                self._setup.reserve_granted(message)
             case messages.ConnectAdmitted():
-                self._connect_admitted(message, now)
+                self._setup.connect_admitted(message, now)
             case messages.ReserveRefused() | messages.ConnectRefused():
-                self._refused(message)
+                self._setup.refused(message)
             case messages.ReportWanted():
                 self._tell(self._report())
-                self._ask_again()
+                self._setup.ask_again()
             case _:
                 pass  # another actor going down or up: what was asked of it is asked again when it wants a report
         return self.take_sends()
@@ -193,7 +194,7 @@ class CircuitForwarder:
             self.refusals[f"protocol error: {error.code}"] += 1
             connection.close()
         if self.switch.ended:
-            self._report_ended()
+            self._setup.report_ended()
 
     def lost(self, link: Link, reason: str) -> None:
         """The connection is gone, by whoever's will: its circuits, streams and reservation with it."""
@@ -210,7 +211,7 @@ class CircuitForwarder:
                 deliver(stream, stream.owner.was_reset)
         if link.may_hold:
             self._tell(messages.ReservationEnded(forwarder=self.name, connection=link.id, peer=link.peer.bytes))
-        self._report_ended()
+        self._setup.report_ended()
 
     def drained(self, link: Link) -> None:
         """The socket takes bytes again."""
@@ -246,9 +247,9 @@ class CircuitForwarder:
 
     def _stream_expired(self, stream: Stream) -> None:
         owner = stream.owner
-        if isinstance(owner, HopStream) and self._asked.pop(owner.request_id, None) is not None:
-            self._refuse(owner, Status.CONNECTION_FAILED, "the relay did not decide in time", 1)
-        elif not stream.closed:
+        if isinstance(owner, HopStream) and self._setup.expired(owner):
+            return
+        if not stream.closed:
             stream.session.reset(stream)
             if owner is not None:
                 deliver(stream, owner.was_reset)
@@ -268,9 +269,6 @@ class CircuitForwarder:
             if isinstance(stream.owner, HopStream | StopStream):
                 stream.owner.was_reset()
 
-    def _serve_hop(self, stream: Stream) -> StreamOwner:
-        return HopStream(stream, self._hop_asked, self._hop_gone)
-
     def _serve_identify(self, stream: Stream) -> StreamOwner:
         link: Link = stream.session.connection.owner
         return IdentifyAnswer(stream, self._description.identify(link.remote))
@@ -286,185 +284,10 @@ class CircuitForwarder:
     def _produces(self, producer: PerfAnswer) -> None:
         self._producers[producer] = None
 
-    # HOP: what peers ask for.
-
-    def _hop_asked(self, hop: HopStream) -> None:
-        link: Link = hop.stream.session.connection.owner
-        if link.relayed:
-            # "RESERVE and CONNECT over a relayed connection: PERMISSION_DENIED" (circuit-v2, "Hop protocol").
-            self._refuse(hop, Status.PERMISSION_DENIED, "not over a relayed connection", 0)
-            return
-        request_id = hop.request_id = self._next_request
-        self._next_request += 1
-        self._asked[request_id] = hop
-        self._ask(request_id, hop)
-
-    def _ask(self, request_id: int, hop: HopStream) -> None:
-        link: Link = hop.stream.session.connection.owner
-        peer = link.peer.bytes
-        if hop.target is None:
-            link.may_hold = True
-            self._tell(messages.ReserveAsked(request_id, self.name, link.id, peer, link.address))
-        else:
-            target = hop.target.bytes
-            self._tell(messages.ConnectAsked(request_id, self.name, link.id, peer, target, link.address))
-
-    def _ask_again(self) -> None:
-        """A RelayServer starts: what its predecessor did not answer is asked anew, once, for it may have fallen over
-        the very question."""
-        for request_id, hop in list(self._asked.items()):
-            if hop.asked_again:
-                del self._asked[request_id]
-                self._refuse(hop, Status.CONNECTION_FAILED, "the relay could not decide", 1)
-            else:
-                hop.asked_again = True
-                self._ask(request_id, hop)
-
-    def _hop_gone(self, hop: HopStream) -> None:
-        """The dialler went away before its request was answered or its circuit stood."""
-        self._asked.pop(hop.request_id, None)
-        admission = hop.admission
-        if admission is not None and self._opening.pop(admission.circuit, None) is not None:
-            self._deadlines.cancel(admission)
-            if not admission.stop.stream.closed:
-                admission.stop.stream.session.reset(admission.stop.stream)
-            self._failed(admission.circuit, Status.CONNECTION_FAILED, "the dialler went away")
-
-    def _take_asked(self, request_id: int) -> HopStream | None:
-        hop = self._asked.pop(request_id, None)
-        return None if hop is None or hop.stream.closed else hop
-
-    def _reserve_granted(self, granted: messages.ReserveGranted) -> None:
-        link = self.links.get(granted.connection)
-        if link is None:
-            return  # its end was told, behind the question
-        # Held, even if nobody waits for the answer any more: it ends with the connection.
-        link.reserved_until = granted.expires_at
-        hop = self._take_asked(granted.request_id)
-        if hop is None:
-            return
-        expires_at = int(granted.expires_at)
-        hop.grant(
-            expires_at,
-            self._description.reservation_addresses(link.local),
-            seal_voucher(self._identity, link.peer, expires_at),
-            told_limit(granted.limit_duration, granted.limit_data),
-        )
-
-    def _refused(self, refused: messages.ReserveRefused | messages.ConnectRefused) -> None:
-        hop = self._take_asked(refused.request_id)
-        if hop is not None:
-            self._refuse(hop, Status(refused.status), refused.reason, refused.retry_after)
-
-    def _refuse(self, hop: HopStream, status: Status, reason: str, retry_after: int) -> None:
-        self.refusals[status.name] += 1
-        hop.refuse(status, reason, retry_after)
-
-    # Circuits.
-
-    def _connect_admitted(self, admitted: messages.ConnectAdmitted, now: float) -> None:
-        hop = self._take_asked(admitted.request_id)
-        if hop is None:
-            self._failed(admitted.circuit, Status.CONNECTION_FAILED, "the dialler went away")
-            return
-        self._deadlines.cancel(hop.stream)
-        link = self.links.get(admitted.target_connection)
-        if (
-            admitted.target_forwarder != self.name
-            or link is None
-            or link.connection.state is not State.MULTIPLEXED
-            or link.peer.bytes != admitted.target
-        ):
-            self._refuse(hop, Status.NO_RESERVATION, "the target is no longer connected here", 0)
-            self._failed(admitted.circuit, Status.NO_RESERVATION, "the target is no longer connected here")
-            return
-        try:
-            stream = link.connection.session.open_stream()
-        except LocalProtocolError as error:
-            self._refuse(hop, Status.CONNECTION_FAILED, f"the target takes no stream: {error}", 1)
-            self._failed(admitted.circuit, Status.CONNECTION_FAILED, str(error))
-            return
-        limit = told_limit(admitted.limit_duration, admitted.limit_data)
-        stop = StopStream(stream, hop.stream.session.connection.owner.peer, limit, self._stop_answered)
-        admission = Admission(admitted.circuit, hop, stop, admitted.limit_duration, admitted.limit_data)
-        hop.admission = stop.admission = admission
-        self._opening[admission.circuit] = admission
-        self._deadlines.set(
-            admission,
-            now + self.policy.stop_timeout,
-            lambda _: self._stop_failed(admission, "the target did not answer in time"),
-        )
-
-    def _stop_answered(self, stop: StopStream, refusal: str | None) -> None:
-        admission = stop.admission
-        if admission is None or self._opening.get(admission.circuit) is not admission:
-            return
-        if refusal is not None:
-            self._stop_failed(admission, refusal)
-            return
-        del self._opening[admission.circuit]
-        self._deadlines.cancel(admission)
-        hop, source, target = admission.hop, admission.hop.stream, stop.stream
-        hop.admission = stop.admission = None
-        early = hop.accept(told_limit(admission.duration, admission.data))
-        answered_with = stop.trailing_data()
-        now = source.session.connection.last_received
-        circuit = self.switch.join(admission.circuit, source, target, data_limit=admission.data, opened_at=now)
-        self.circuits[circuit.id] = circuit
-        for stream in (source, target):
-            stream.session.connection.owner.circuits += 1
-        self._tell(messages.CircuitOpened(circuit=circuit.id, forwarder=self.name))
-        if early:
-            self.switch.push(source, early)
-        if answered_with:
-            self.switch.push(target, answered_with)
-        if admission.duration and not circuit.reason:
-            now = target.session.connection.last_received
-            self._deadlines.set(circuit, now + admission.duration, lambda _: self._circuit_expired(circuit))
-
-    def _stop_failed(self, admission: Admission, reason: str) -> None:
-        if self._opening.pop(admission.circuit, None) is None:
-            return
-        self._deadlines.cancel(admission)
-        hop, stop = admission.hop, admission.stop
-        hop.admission = stop.admission = None
-        if not stop.stream.closed:
-            stop.stream.session.reset(stop.stream)
-        if not hop.stream.closed:
-            self._refuse(hop, Status.CONNECTION_FAILED, reason, 0)
-        self._failed(admission.circuit, Status.CONNECTION_FAILED, reason)
-
-    def _circuit_expired(self, circuit: Circuit) -> None:
-        self.switch.end(circuit, "time limit")
-        self._report_ended()
-
-    def _report_ended(self) -> None:
-        ended, self.switch.ended = self.switch.ended, []
-        for circuit in ended:
-            self._deadlines.cancel(circuit)
-            if self.circuits.pop(circuit.id, None) is None:
-                continue
-            for stream in (circuit.source, circuit.target):
-                stream.session.connection.owner.circuits -= 1
-            self._tell(
-                messages.CircuitEnded(
-                    circuit=circuit.id,
-                    forwarder=self.name,
-                    bytes_to_target=circuit.bytes_to_target,
-                    bytes_to_source=circuit.bytes_to_source,
-                    reason=circuit.reason,
-                )
-            )
-
-    def _failed(self, circuit: int, status: Status, reason: str) -> None:
-        self._tell(
-            messages.CircuitFailed(circuit=circuit, forwarder=self.name, status=int(status), reason=reason[:200])
-        )
-
     # Reports.
 
     def _report(self) -> messages.ForwarderReport:
-        return report(self.name, self._pid, self.links.values(), self.circuits.values(), self._opening.values())
+        return report(self.name, self._pid, self.links.values(), self.circuits.values(), self._setup.opening.values())
 
     def _schedule_counters(self, now: float) -> None:
         if self._reported is None:

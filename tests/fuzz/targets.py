@@ -248,7 +248,7 @@ def _unharmed(relay: MemoryRelay, here: Any, there: Any) -> None:
     there.send(b"and there")
     relay.run()
     assert there.take() == b"still here" and here.take() == b"and there"
-    assert relay.relay_server.circuits_in_all == len(relay.forwarder.circuits) + len(relay.forwarder._opening)
+    assert relay.relay_server.circuits_in_all == len(relay.forwarder.circuits) + len(relay.forwarder._setup.opening)
 
 
 def _close_if_closed(relay: MemoryRelay, peer: MemoryPeer) -> None:

@@ -40,7 +40,7 @@ def quiet(**more: float) -> ForwarderPolicy:
 
 def consistent(relay: MemoryRelay) -> None:
     """RelayServer and forwarder agree, and nothing is left over."""
-    assert relay.relay_server.circuits_in_all == len(relay.forwarder.circuits) + len(relay.forwarder._opening)
+    assert relay.relay_server.circuits_in_all == len(relay.forwarder.circuits) + len(relay.forwarder._setup.opening)
 
 
 def test_a_reservation_has_addresses_and_a_voucher() -> None:
@@ -120,7 +120,7 @@ def test_a_dialler_that_vanishes_while_it_waits(how: str) -> None:
         relay.run()
     else:
         relay.detach(alice)
-    assert not relay.relay_server.circuits_in_all and not relay.forwarder._opening
+    assert not relay.relay_server.circuits_in_all and not relay.forwarder._setup.opening
     bob.answer_late()
     relay.run()
     assert not bob.accepted, "its stream was reset"
