@@ -1,1 +1,1 @@
-"""Spans, metrics and their redaction.  Nothing is recorded yet: the envelope of messages carries W3C trace context."""
+"""Spans, metrics and their redaction: what is recorded here is written as if it will be published."""
