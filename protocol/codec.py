@@ -28,13 +28,15 @@ class CodecError(RemoteProtocolError):
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
     """A message on its way.  ``deadline``: Unix time after which nobody waits for it, 0: none.  ``traceparent``: W3C
-    trace context, "": none."""
+    trace context, "": none.  ``incarnation``: which start of the sender said it, greater with each start; 0: something
+    that is no actor."""
 
     sender: str
     receiver: str
     message: Message
     deadline: float = 0.0
     traceparent: str = ""
+    incarnation: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()

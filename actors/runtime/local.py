@@ -10,6 +10,9 @@ growing delay (actors/supervisor.py).  The others are told that it fell and that
 what it had said and nobody had heard, is gone with it: its successor numbers its requests and connections anew, and
 must not be taken for it.  What is sent to it while it is down waits.  Too many failures end the node: ``on_fatal`` is
 called with an error that says which actor.
+
+It is the whole of a node in one process, and a part of one in many (:class:`Beyond`): then what is said to an actor
+that is not here goes out, and what is said there to one that is comes in by :meth:`LocalRuntime.take_in`.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from actors.actor import Actor, Send
 from actors.runtime.mailbox import Mailbox, MailboxFull
+from actors.runtime.spec import ActorSpec, Part, Surroundings
 from actors.supervisor import RestartPolicy, Supervision
 from protocol import messages
 from protocol.codec import CodecError, Envelope, decode, encode
@@ -38,25 +42,49 @@ class ActorFailed(Exception):
     """An actor failed more often than the settings allow."""
 
 
-class _Cell:
-    """An actor with its mailbox, its supervision and its timer."""
+class Beyond(Protocol):
+    """The rest of a node whose actors are in several processes, as the runtime of one of them sees it."""
 
-    __slots__ = ("actor", "after_handle", "factory", "mailbox", "name", "supervision", "timer", "timer_at")
+    def names(self) -> tuple[str, ...]:
+        """Actors that are elsewhere."""
+        ...
+
+    def send(self, receiver: str, envelope: bytes, *, control: bool) -> bool:
+        """Carry it there.  False: there is no such actor.  MailboxFull."""
+        ...
+
+    def fell(self, name: str, incarnation: int, error: Exception) -> bool:
+        """An actor that is here fell.  True: whether it is started again is not decided here."""
+        ...
+
+    def rose(self, name: str, incarnation: int) -> None:
+        """It was started again, here."""
+        ...
+
+
+class _Cell:
+    """An actor with its ports, its mailbox, its supervision and its timer."""
+
+    __slots__ = ("actor", "after_handle", "factory", "incarnation", "mailbox", "name", "part", "supervision", "timer",
+                 "timer_at")  # fmt: skip
 
     def __init__(
         self,
         name: str,
-        factory: Callable[[], Actor],
+        factory: Callable[[], Part],
         after_handle: Callable[[], None] | None,
         mailbox: Mailbox,
         supervision: Supervision,
+        incarnation: int,
     ) -> None:
         self.name = name
         self.factory = factory
         self.after_handle = after_handle
         self.mailbox = mailbox
         self.supervision = supervision
+        self.incarnation = incarnation
         self.actor: Actor | None = None
+        self.part: Part | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
 
@@ -71,11 +99,13 @@ class LocalRuntime:
         *,
         mailbox_capacity: int = 10_000,
         restarts: RestartPolicy | None = None,
+        beyond: Beyond | None = None,
     ) -> None:
         self.now = clock
         self._on_fatal = on_fatal
         self._mailbox_capacity = mailbox_capacity
         self._restarts = restarts or RestartPolicy()
+        self._beyond = beyond
         self._cells: dict[str, _Cell] = {}
         self._pending: deque[_Cell] = deque()
         self._scheduled = False
@@ -87,20 +117,42 @@ class LocalRuntime:
 
     # What the wiring calls.
 
-    def add(self, name: str, factory: Callable[[], Actor], after_handle: Callable[[], None] | None = None) -> None:
-        """An actor made by ``factory``, now and after each failure.  ``after_handle``: called after each turn in which
-        it handled something."""
+    def add(
+        self,
+        name: str,
+        source: Callable[[], Actor] | ActorSpec,
+        after_handle: Callable[[], None] | None = None,
+        *,
+        incarnation: int = 1,
+    ) -> None:
+        """An actor made by ``source``, now and after each failure.  ``after_handle``: called after each turn in which
+        it handled something.  ``incarnation``: of the first; each successor's is greater by one."""
         if name in self._cells:
             raise ValueError(f"there is an actor {name} already")
+
+        def factory() -> Part:
+            if isinstance(source, ActorSpec):
+                others = tuple(other for other in self._cells if other != name)
+                return source.build(
+                    Surroundings(
+                        name=name,
+                        now=self.now,
+                        post=lambda send: self.post(name, send.receiver, send.message),
+                        wake=lambda: self.wake(name),
+                        others=others + (self._beyond.names() if self._beyond is not None else ()),
+                    )
+                )
+            return Part(source(), after_handle)
+
         mailbox = Mailbox(name, self._mailbox_capacity)
-        self._cells[name] = _Cell(name, factory, after_handle, mailbox, Supervision(self._restarts))
+        self._cells[name] = _Cell(name, factory, after_handle, mailbox, Supervision(self._restarts), incarnation)
 
     async def start(self) -> None:
         """Make the actors, in the order in which they were added."""
         self._loop = asyncio.get_running_loop()
         self._running = True
         for cell in self._cells.values():
-            cell.actor = cell.factory()
+            self._make(cell)
         for cell in self._cells.values():
             self._set_timer(cell)
         if self._pending:
@@ -115,6 +167,20 @@ class LocalRuntime:
             cell.timer = cell.timer_at = None
             cell.actor = None
 
+    def drop(self) -> None:
+        """Handle nothing more, and close the actors' ports at once."""
+        self._running = False
+        for cell in self._cells.values():
+            part, cell.part = cell.part, None
+            if part is not None and part.drop is not None:
+                part.drop()
+
+    async def close(self, grace: float) -> None:
+        """Have the actors' ports take leave, within ``grace`` seconds; then :meth:`stop`."""
+        parts = [cell.part for cell in self._cells.values() if cell.part is not None]
+        await asyncio.gather(*(part.close(grace) for part in parts if part.close is not None))
+        await self.stop()
+
     # What ports call.
 
     def post(self, sender: str, receiver: str, message: Any, *, deadline: float = 0.0, traceparent: str = "") -> None:
@@ -122,24 +188,49 @@ class LocalRuntime:
 
         ``deadline``: Unix time from which on nobody waits for it: then it is dropped.  TypeError: not msgpack at all.
         """
-        cell = self._cells.get(receiver)
+        said_by, cell = self._cells.get(sender), self._cells.get(receiver)
+        incarnation = said_by.incarnation if said_by is not None else 0
+        # Through the codec although it may stay in this process: see the module.
+        encoded = encode(Envelope(sender, receiver, message, deadline, traceparent, incarnation))
+        try:
+            if cell is not None:
+                self._put(cell, decode(encoded))
+            elif self._beyond is None or not self._beyond.send(
+                receiver, encoded, control=isinstance(message, messages.CONTROL)
+            ):
+                log.error("a message for %s, which is no actor of this node", receiver)
+        except (CodecError, MailboxFull) as error:
+            self._refuse(sender, receiver, error)
+
+    def take_in(self, envelope: Envelope) -> None:
+        """What an actor elsewhere said to one that is here.  MailboxFull is counted and logged."""
+        cell = self._cells.get(envelope.receiver)
         if cell is None:
-            log.error("a message for %s, which is no actor of this node", receiver)
+            log.error("a message for %s, which is not here", envelope.receiver)
             return
         try:
-            # Through the codec although it stays in this process: see the module.
-            envelope = decode(encode(Envelope(sender, receiver, message, deadline, traceparent)))
-            cell.mailbox.put(envelope)
-        except (CodecError, MailboxFull) as error:
-            self.refused += 1
-            # Every first, second, fourth, eighth: whoever fills a mailbox does not fill the log too.
-            if not self.refused & (self.refused - 1):
-                log.warning(
-                    "a message from %s to %s was refused (%d so far): %s", sender, receiver, self.refused, error
-                )
-            return
+            self._put(cell, envelope)
+        except MailboxFull as error:
+            self._refuse(envelope.sender, envelope.receiver, error)
+
+    def tell_all(self, notice: messages.ActorDown | messages.ActorUp) -> None:
+        """An actor elsewhere fell, or is there: what it said and was not heard yet goes with it."""
+        if isinstance(notice, messages.ActorDown):
+            for cell in self._cells.values():
+                cell.mailbox.discard(notice.actor)
+        for name in self._cells:
+            self.post(SUPERVISOR, name, notice)
+
+    def _put(self, cell: _Cell, envelope: Envelope) -> None:
+        cell.mailbox.put(envelope)
         self._pending.append(cell)
         self._schedule()
+
+    def _refuse(self, sender: str, receiver: str, error: Exception) -> None:
+        self.refused += 1
+        # Every first, second, fourth, eighth: whoever fills a mailbox does not fill the log too.
+        if not self.refused & (self.refused - 1):
+            log.warning("a message from %s to %s was refused (%d so far): %s", sender, receiver, self.refused, error)
 
     def wake(self, name: str) -> None:
         """Something outside a message changed ``name``'s state: look at its deadline again."""
@@ -229,6 +320,14 @@ class LocalRuntime:
 
     # Failures.
 
+    def _make(self, cell: _Cell) -> None:
+        if cell.part is not None and cell.part.drop is not None:
+            cell.part.drop()
+        cell.part = None
+        cell.part = cell.factory()
+        cell.after_handle = cell.part.after_handle
+        cell.actor = cell.part.actor
+
     def _fell(self, cell: _Cell, error: Exception) -> None:
         log.error("actor %s failed: %s", cell.name, error, exc_info=error)
         if cell.timer is not None:
@@ -239,6 +338,8 @@ class LocalRuntime:
             cell.mailbox.clear()
             for other in self._cells.values():
                 other.mailbox.discard(cell.name)
+            if self._beyond is not None and self._beyond.fell(cell.name, cell.incarnation, error):
+                return
             self._tell_others(cell, messages.ActorDown(cell.name))
         delay = cell.supervision.failed(self.now())
         if delay is None:
@@ -257,11 +358,14 @@ class LocalRuntime:
         if not self._running:
             return
         try:
-            cell.actor = cell.factory()
+            cell.incarnation += 1
+            self._make(cell)
         except Exception as error:
             self._fell(cell, error)
             return
         self.restarted += 1
+        if self._beyond is not None:
+            self._beyond.rose(cell.name, cell.incarnation)
         log.warning("actor %s was started again", cell.name)
         self._tell_others(cell, messages.ActorUp(cell.name))
         self._pending.extend([cell] * len(cell.mailbox))

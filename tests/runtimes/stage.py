@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from actors.actor import Send
 from actors.ports.host import wall_clock
+from actors.runtime.spec import ActorSpec, Surroundings
 from protocol import messages as m
 
 #: Longer than anything here takes: a test that waits for it fails.
@@ -40,7 +42,8 @@ class Inbox:
 class Answerer:
     """Answers a status question with how many it was asked; does what is wrong when told to.
 
-    A forwarder's name says what: "raise" in ``handle``, "alarm" raise at a deadline, "junk" sends what is no message.
+    A forwarder's name says what: "raise" in ``handle``, "alarm" raise at a deadline, "junk" sends what is no message,
+    "talk" says something to ``listener``.
     """
 
     def __init__(self) -> None:
@@ -58,6 +61,8 @@ class Answerer:
                 self.alarm = now + 0.02
             case m.CircuitOpened(forwarder="junk"):
                 return [Send("inbox", object())]
+            case m.CircuitOpened(forwarder="talk"):
+                return [Send("listener", m.CircuitOpened(13, "answerer"))]
             case m.ActorDown() | m.ActorUp():
                 return [Send("inbox", message)]
             case _:
@@ -97,6 +102,41 @@ class Relayed(Inbox):
             return []
         receiver = "relayed" if message.circuit else "inbox"
         return [Send(receiver, m.CircuitOpened(max(message.circuit - 1, 0), message.forwarder))]
+
+
+class Listener(Inbox):
+    """Passes on what it hears, and does not listen for a while when told so."""
+
+    def handle(self, message: Any, now: float) -> list[Send]:
+        if isinstance(message, m.CircuitOpened) and message.forwarder == "sleep":
+            time.sleep(0.5)
+            return []
+        return [Send("inbox", message)]
+
+
+class Flaky(Answerer):
+    """Cannot be made at the times that ``fails`` lists; a file counts them, for no process sees all."""
+
+    def __init__(self, counter: str, fails: Sequence[int]) -> None:
+        super().__init__()
+        with open(counter, "a+") as file:
+            file.write("x")
+            times = file.tell()
+        if times in fails:
+            raise OSError(f"not now, at time {times}")
+
+
+#: Actors that a runtime may make where it likes.
+KINDS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (Answerer, Clockwork, Flaky, Listener, Relayed)}
+
+
+def build(surroundings: Surroundings, kind: str, **arguments: Any) -> Any:
+    """The builder of :func:`spec`."""
+    return KINDS[kind](**arguments)
+
+
+def spec(kind: str, **arguments: Any) -> ActorSpec:
+    return ActorSpec("tests.runtimes.stage:build", {"kind": kind, **arguments})
 
 
 class Stage:

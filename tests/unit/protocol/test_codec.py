@@ -26,6 +26,7 @@ envelopes = st.builds(
     message=any_message,
     deadline=st.floats(0, 2e9),
     traceparent=st.text(max_size=55),
+    incarnation=st.integers(0, 2**63 - 1),
 )
 
 

@@ -1,0 +1,451 @@
+"""Supervision: which worker runs which actor, and what is done when one dies, hangs, or its actor raises.
+
+    a killed process      the call that listens to it fails (10-20 ms)             its actor goes to the spare
+    a stopped one         no heartbeat, and the system shows it as stopped         it is killed, then as above
+    one that hangs        no heartbeat for ``heartbeat_timeout``                   the same
+    an actor that raised  its worker says so                                       it is made anew in that worker
+
+A spare worker is kept warm, so that a replacement takes milliseconds; when it is used, another is started.  All others
+are told first that the actor fell and then that it, or its successor, is up.  Restarts are counted and delayed by
+actors/supervisor.py; too many end the node.
+
+Nothing here knows Ray: what it needs of it is :class:`Processes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from actors.runtime.directory import News, State
+from actors.runtime.local import ActorFailed
+from actors.runtime.spec import ActorSpec
+from actors.runtime.station import Station
+from actors.runtime.worker import About, Heard, Order, this_host
+from actors.supervisor import RestartPolicy, Supervision
+
+log = logging.getLogger(__name__)
+
+SPARE: Final = "spare"
+
+#: Seconds that a new process has to answer: a loaded machine takes ten times the usual second.
+START_TIMEOUT: Final = 60.0
+
+#: Seconds between two looks whether a process is stopped.  Seen so twice, it is killed: one that is only being looked
+#: at by a debugger for a moment is left alone.
+LOOK: Final = 0.2
+
+
+class Process(Protocol):
+    """A process that runs a Worker.  ``where``: what other workers need to call it."""
+
+    where: Any
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the Worker; raises when the process is or gets lost."""
+        ...
+
+    def kill(self) -> None:
+        """End it, now."""
+        ...
+
+
+class Processes(Protocol):
+    """Where processes come from."""
+
+    def start(self, slot: str) -> Process:
+        """A new one, for the actors of ``slot`` (or for whichever: the spare)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPolicy:
+    """``heartbeat_interval``, ``heartbeat_timeout``: settings of the same name.  ``spares``: workers kept warm."""
+
+    heartbeat_interval: float = 1.0
+    heartbeat_timeout: float = 5.0
+    mailbox_capacity: int = 10_000
+    spares: int = 1
+
+
+class _Crew:
+    """A worker process and what is known of it.  ``slot``: whose actor it runs, None: it is spare."""
+
+    __slots__ = ("about", "answers", "heard_at", "last", "lost", "process", "ready", "slot", "watch")
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.about: About | None = None
+        self.slot: _Slot | None = None
+        self.ready = asyncio.Event()
+        self.lost = False
+        self.heard_at = 0.0
+        self.last = Heard()
+        self.watch: asyncio.Task[None] | None = None
+
+
+class _Slot:
+    """A place for an actor: it outlives those that fill it."""
+
+    __slots__ = ("crew", "generation", "incarnation", "name", "root", "spec", "supervision", "up")
+
+    def __init__(self, root: str, spec: ActorSpec, supervision: Supervision) -> None:
+        self.root = root
+        self.spec = spec
+        self.supervision = supervision
+        self.name = root
+        self.generation = 0
+        self.incarnation = 1
+        self.up = False
+        self.crew: _Crew | None = None
+
+
+class Fleet:
+    """See the module.  ``home``: the station of this process.  ``at_home``: what workers are told of its actors."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        home: Station,
+        policy: FleetPolicy,
+        restarts: RestartPolicy,
+        clock: Callable[[], float],
+        anchor: float,
+        on_fatal: Callable[[Exception], None],
+    ) -> None:
+        self._processes = processes
+        self._home = home
+        self._policy = policy
+        self._restarts = restarts
+        self._clock = clock
+        self._anchor = anchor
+        self._on_fatal = on_fatal
+        self._slots: dict[str, _Slot] = {}
+        self._spares: list[_Crew] = []
+        self._crews: set[_Crew] = set()
+        self._spare_failures = Supervision(restarts)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = False
+        self._changed = asyncio.Event()
+        self.at_home: dict[str, News] = {}
+        self.restarted = 0
+        self.refused = 0
+        self.expired = 0
+
+    # What the runtime calls.
+
+    def add(self, name: str, spec: ActorSpec) -> None:
+        self._slots[name] = _Slot(name, spec, Supervision(self._restarts))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._slots
+
+    async def start(self) -> None:
+        """Have every actor run; ActorFailed when one does not start."""
+        self._running = True
+        expected = [News(slot.name, slot.incarnation, State.EXPECTED) for slot in self._slots.values()]
+        self._home.learn(expected)
+        for slot in self._slots.values():
+            self._seat(slot, self._take_spare(slot) or self._hire(slot.root))
+        for slot in self._slots.values():
+            if (failure := await self._assume(slot)) is not None:
+                raise ActorFailed(f"actor {slot.name} could not be started: {failure}")
+        for crew in list(self._crews):
+            self._watch(crew)
+        self._warm_spares()
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Have every actor take leave, then end every process."""
+        self._running = False
+        for task in list(self._tasks):
+            task.cancel()
+        crews = [crew for crew in self._crews if not crew.lost and crew.slot is not None]
+        await asyncio.gather(*(self._close(crew, grace) for crew in crews))
+        for crew in list(self._crews):
+            if crew.watch is not None:
+                crew.watch.cancel()
+            crew.process.kill()
+        self._crews.clear()
+        self._spares.clear()
+
+    async def _close(self, crew: _Crew, grace: float) -> None:
+        try:
+            await asyncio.wait_for(crew.process.call("close", grace), grace + 1.0)
+        except Exception as error:  # it ended by itself, or hangs: it is killed next
+            log.debug("a worker did not take leave: %s", error)
+
+    def waiting(self, name: str) -> int:
+        """Messages in the mailbox of the actor, when its worker was last heard."""
+        for slot in self._slots.values():
+            if slot.name == name and slot.crew is not None:
+                return slot.crew.last.waiting
+        return 0
+
+    def pids(self) -> dict[str, int]:
+        """The process of each actor that is up, and of each spare."""
+        found = {
+            slot.name: slot.crew.about.pid
+            for slot in self._slots.values()
+            if slot.up and slot.crew is not None and slot.crew.about is not None
+        }
+        spares = [crew.about.pid for crew in self._spares if crew.about is not None and crew.ready.is_set()]
+        return found | {f"{SPARE}/{index}": pid for index, pid in enumerate(spares)}
+
+    async def settled(self) -> None:
+        """Until every actor is up and the spares are warm."""
+        while not all(slot.up for slot in self._slots.values()) or not (
+            len(self._spares) >= self._policy.spares and all(crew.ready.is_set() for crew in self._spares)
+        ):
+            self._changed.clear()
+            await self._changed.wait()
+
+    def tell(self, news: News) -> None:
+        """What became of an actor of this process."""
+        self.at_home[news.name] = news
+        for slot in self._slots.values():
+            if slot.crew is not None and slot.crew.ready.is_set():
+                self._spawn(self._tell_one(slot.crew, [news]))
+
+    # Processes.
+
+    def _hire(self, slot: str) -> _Crew:
+        crew = _Crew(self._processes.start(slot))
+        self._crews.add(crew)
+        return crew
+
+    def _warm_spares(self) -> None:
+        while self._running and len(self._spares) < self._policy.spares:
+            crew = self._hire(SPARE)
+            self._spares.append(crew)
+            self._watch(crew)
+
+    def _take_spare(self, slot: _Slot) -> _Crew | None:
+        """A spare that is warm; else one that is getting warm."""
+        self._spares.sort(key=lambda crew: not crew.ready.is_set())
+        return self._spares.pop(0) if self._spares else None
+
+    def _seat(self, slot: _Slot, crew: _Crew) -> None:
+        slot.crew, crew.slot = crew, slot
+
+    def _watch(self, crew: _Crew) -> None:
+        if crew.watch is None:
+            crew.watch = asyncio.get_running_loop().create_task(self._listen(crew))
+
+    async def _meet(self, crew: _Crew) -> None:
+        """Until the process answers; raises when it does not."""
+        if not crew.ready.is_set():
+            crew.about = await asyncio.wait_for(crew.process.call("about"), START_TIMEOUT)
+            crew.heard_at = self._clock()
+            crew.ready.set()
+            self._changed.set()
+
+    async def _listen(self, crew: _Crew) -> None:
+        """To what a worker says, until it is lost."""
+        try:
+            await self._meet(crew)
+            while not crew.lost:
+                call = asyncio.ensure_future(crew.process.call("listen", self._policy.heartbeat_interval))
+                try:
+                    if (reason := await self._hangs(crew, call)) is not None:
+                        self._lost(crew, reason, hangs=True)
+                        return
+                    heard: Heard = call.result()
+                finally:
+                    call.cancel()
+                crew.heard_at = self._clock()
+                self._heard(crew, heard)
+        except Exception as error:
+            log.debug("a worker is lost: %s", error)
+            self._lost(crew, "its process ended")
+
+    async def _hangs(self, crew: _Crew, call: asyncio.Future[Heard]) -> str | None:
+        """Wait for the worker's answer; why it is not waited for any longer."""
+        stopped = 0
+        while not (await asyncio.wait((call,), timeout=LOOK))[0]:
+            stopped = stopped + 1 if self._is_stopped(crew) else 0
+            if stopped >= 2:
+                return "its process was stopped"
+            silent = self._clock() - crew.heard_at
+            if silent > self._policy.heartbeat_interval + self._policy.heartbeat_timeout:
+                return f"it gave no sign for {silent:.1f} s (heartbeat_timeout)"
+        return None
+
+    @staticmethod
+    def _is_stopped(crew: _Crew) -> bool:
+        about = crew.about
+        if about is None or about.host != this_host():
+            return False
+        with contextlib.suppress(OSError, IndexError):
+            return Path(f"/proc/{about.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return False
+
+    def _heard(self, crew: _Crew, heard: Heard) -> None:
+        for line in heard.lines:
+            _log_again(crew, line.level, line.source, line.text, line.error, line.created)
+        slot = crew.slot
+        if slot is None or heard.incarnation != slot.incarnation:
+            return
+        before, crew.last = crew.last, heard
+        if before.incarnation == heard.incarnation:
+            self.refused += heard.refused - before.refused
+            self.expired += heard.expired - before.expired
+        self._home.take_in(heard.envelopes)
+        if heard.fell is not None:
+            self._fell(slot, heard.fell)
+
+    def _lost(self, crew: _Crew, reason: str, *, hangs: bool = False) -> None:
+        if crew.lost:
+            return
+        crew.lost = True
+        crew.ready.set()  # whoever waits for it need not
+        self._crews.discard(crew)
+        about = crew.about
+        if hangs and about is not None and about.host == this_host():
+            # Ray asks a process to end itself, which this one does not hear.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(about.pid, signal.SIGKILL)
+        crew.process.kill()
+        if not self._running:
+            return
+        if crew in self._spares:
+            self._spares.remove(crew)
+            self._spare_lost(reason)
+        elif crew.slot is not None and crew.slot.crew is crew:
+            slot, crew.slot.crew = crew.slot, None
+            self._fell(slot, reason)
+
+    def _spare_lost(self, reason: str) -> None:
+        log.warning("a spare worker is gone: %s", reason)
+        delay = self._spare_failures.failed(self._clock())
+        if delay is None:
+            self._on_fatal(ActorFailed(f"worker processes do not stay: {reason} (max_restarts, restart_window)"))
+            return
+        asyncio.get_running_loop().call_later(delay, self._warm_spares)
+
+    # Actors.
+
+    def _fell(self, slot: _Slot, reason: str) -> None:
+        if slot.up:
+            slot.up = False
+            log.error("actor %s failed: %s", slot.name, reason)
+            state = State.GONE if slot.spec.renamed else State.FALLEN
+            self._announce(News(slot.name, slot.incarnation, state))
+        delay = slot.supervision.failed(self._clock())
+        if delay is None:
+            policy = self._restarts
+            self._on_fatal(
+                ActorFailed(
+                    f"actor {slot.name} failed {policy.max_restarts + 1} times within {policy.window:g} s "
+                    f"(max_restarts, restart_window); the last error: {reason}"
+                )
+            )
+            return
+        slot.incarnation += 1
+        slot.generation += 1
+        if slot.spec.renamed:
+            slot.name = f"{slot.root}.{slot.generation}"
+        self._spawn(self._replace(slot, slot.incarnation, delay))
+
+    async def _replace(self, slot: _Slot, incarnation: int, delay: float) -> None:
+        if delay:
+            await asyncio.sleep(delay)
+        if slot.crew is None or slot.crew.lost:
+            crew = self._take_spare(slot) or self._hire(slot.root)
+            self._seat(slot, crew)
+            self._watch(crew)
+        failure = await self._assume(slot)
+        # Spares only now: starting one takes the processor that the replacement needs.
+        self._warm_spares()
+        if slot.incarnation != incarnation:
+            return  # its process was lost meanwhile, and that was seen to
+        if failure is not None:
+            if slot.crew is not None:  # else it fell because its process did, which is seen elsewhere
+                self._fell(slot, failure)
+            return
+        self.restarted += 1
+        log.warning("actor %s was started again", slot.name)
+
+    async def _assume(self, slot: _Slot) -> str | None:
+        """Have the slot's worker run its actor, and tell all others; what went wrong."""
+        crew = slot.crew
+        assert crew is not None
+        try:
+            if crew.watch is None:
+                await self._meet(crew)
+            else:
+                await crew.ready.wait()
+            if crew.lost or slot.crew is not crew:
+                return "its process ended"
+            # What is announced from here on reaches the worker behind the order.
+            order = Order(
+                name=slot.name,
+                incarnation=slot.incarnation,
+                spec=slot.spec,
+                news=tuple(self._known(slot)),
+                mailbox_capacity=self._policy.mailbox_capacity,
+                anchor=self._anchor,
+                host=this_host(),
+            )
+            failure: str | None = await crew.process.call("assume", order)
+        except Exception as error:
+            return f"its process ended: {type(error).__name__}"
+        if failure is None and slot.crew is crew and slot.incarnation == order.incarnation:
+            slot.up = True
+            self._announce(News(slot.name, slot.incarnation, State.UP, crew.process.where))
+            self._changed.set()
+        return failure
+
+    def _known(self, but: _Slot) -> list[News]:
+        """What a new worker is told of all others."""
+        elsewhere = [
+            News(
+                slot.name,
+                slot.incarnation,
+                State.UP if slot.up else State.EXPECTED,
+                slot.crew.process.where if slot.up and slot.crew is not None else None,
+            )
+            for slot in self._slots.values()
+            if slot is not but
+        ]
+        return [*self.at_home.values(), *elsewhere]
+
+    def _announce(self, news: News) -> None:
+        self._home.learn([news])
+        for slot in self._slots.values():
+            if slot.name != news.name and slot.crew is not None and slot.crew.ready.is_set():
+                self._spawn(self._tell_one(slot.crew, [news]))
+
+    async def _tell_one(self, crew: _Crew, news: Sequence[News]) -> None:
+        try:
+            await crew.process.call("learn", tuple(news))
+        except Exception as error:  # lost: whoever listens to it sees to it
+            log.debug("a worker was not told: %s", error)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_fatal(ActorFailed(f"supervision failed: {type(error).__name__}: {error}"))
+
+
+def _log_again(crew: _Crew, level: int, source: str, text: str, error: str, created: float) -> None:
+    """What a worker logged, as if it were ours."""
+    logger = logging.getLogger(source)
+    if logger.isEnabledFor(level):
+        name = crew.slot.name if crew.slot is not None else SPARE
+        record = logger.makeRecord(source, level, "", 0, f"[{name}] {text}", (), None)
+        record.created = created
+        if error:
+            record.exc_text = error
+        logger.handle(record)
