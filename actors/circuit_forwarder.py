@@ -15,7 +15,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from actors.actor import Send
+from actors.bridges import Bridges, BridgeStream, Dial
 from actors.circuit_setup import CircuitSetup
 from actors.deadlines import Deadlines
 from actors.forwarder_report import report
@@ -34,7 +37,7 @@ from actors.relay_streams import HopStream, StopStream
 from actors.self_description import SelfDescription
 from protocol import identify, messages, perf, ping, relay_hop
 from protocol.arena import Arena
-from protocol.connection import State
+from protocol.connection import Multiplexed, State
 from protocol.errors import RemoteProtocolError
 from protocol.noise import StaticKey
 from protocol.switching import Switch
@@ -57,6 +60,7 @@ PUSHES_PER_SECOND: Final = 250
 
 class CircuitForwarder:
     """See the module.  ``randomness(n)``: n random bytes.  ``addresses``: ours, binary multiaddrs without /p2p.
+    ``host``, ``bridges``: where it runs, and where its fellow forwarders reach it (messages.ForwarderReport).
 
     ``handle``, ``next_deadline`` and ``handle_deadline`` make it an actor; the methods under "What the host calls"
     are for its host, and what they cause to be sent is taken with :meth:`take_sends`.
@@ -74,6 +78,8 @@ class CircuitForwarder:
         addresses: Sequence[bytes] = (),
         relay_server: str = "relay_server",
         arena: Arena | None = None,
+        host: str = "",
+        bridges: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.policy = policy
@@ -81,6 +87,8 @@ class CircuitForwarder:
         self.switch = Switch(self.arena, policy.circuit_window)
         self.refusals: Counter[str] = Counter()
         self._pid = pid
+        self._host = host
+        self._bridge_addresses = tuple(bridges)
         self._relay_server = relay_server
         self._deadlines = Deadlines()
         self._links = Links(policy, self.switch, static, randomness, self._deadlines, self.refusals)
@@ -89,7 +97,7 @@ class CircuitForwarder:
         self._sends: list[Send] = []
         self._reported: object = None
         self._served: dict[str, OwnerFactory] = {
-            relay_hop.PROTOCOL: lambda stream: self._setup.serve(stream),
+            relay_hop.PROTOCOL: self._serve_hop,
             identify.PROTOCOL: self._serve_identify,
             identify.PUSH_PROTOCOL: self._serve_identify_push,
             ping.PROTOCOL: PingAnswer,
@@ -98,12 +106,22 @@ class CircuitForwarder:
             self._served[perf.PROTOCOL] = lambda stream: PerfAnswer(stream, self._produces)
         self._description = SelfDescription(static.identity, self._served)
         self._description.set_addresses(addresses, now)
+        self._bridges = Bridges(
+            policy,
+            self.switch,
+            self._links,
+            static,
+            randomness,
+            self._deadlines,
+            self._bridge_arrived,
+        )
         self._setup = CircuitSetup(
             name,
             policy,
             static.identity,
             self.switch,
             self.links,
+            self._bridges,
             self._deadlines,
             self._description,
             self.refusals,
@@ -120,6 +138,8 @@ class CircuitForwarder:
                 self._setup.reserve_granted(message)
             case messages.ConnectAdmitted():
                 self._setup.connect_admitted(message, now)
+            case messages.BridgeExpected():
+                self._bridges.expect(message, now)
             case messages.ReserveRefused() | messages.ConnectRefused():
                 self._setup.refused(message)
             case messages.ReportWanted():
@@ -166,6 +186,15 @@ class CircuitForwarder:
         self._schedule_counters(now)
         return link
 
+    def accept_bridge(self, now: float, *, plain: bool) -> Link:
+        """Another forwarder connected to our end of its bridges.  ``plain``: on the unix socket, else over TCP."""
+        return self._bridges.accept(now, plain=plain)
+
+    def take_dials(self) -> list[Dial]:
+        """Bridges that the host is to connect."""
+        dials, self._bridges.dials = self._bridges.dials, []
+        return dials
+
     def received(self, link: Link, now: float) -> None:
         """The connection's buffer was filled: act on what came of it.  A connection in error ends up closed."""
         connection = link.connection
@@ -188,6 +217,10 @@ class CircuitForwarder:
                     case StreamWritable(stream):
                         if (owner := stream.owner) is not None:
                             self._deliver(stream, owner.writable)
+                    case Multiplexed() if link.bridge:
+                        self._bridges.proved(link, event)
+                        if link.beyond is not None:
+                            self._setup.bridge_ready(link)
                     case _:
                         pass  # the handshake's end, acknowledgements, pongs and good-byes change nothing here
         except RemoteProtocolError as error:
@@ -204,6 +237,8 @@ class CircuitForwarder:
         connection.state = State.CLOSED
         session = connection.session
         self.switch.abandon(session, reason)
+        if link.bridge:
+            self._setup.bridge_lost(link)
         for stream in list(session.streams.values()):
             session.forget(stream)
             self._deadlines.cancel(stream)
@@ -237,7 +272,10 @@ class CircuitForwarder:
         if stream.closed:
             return
         link.idle_since = None
-        stream.owner = Negotiation(stream, self._served, self._negotiated)
+        if link.bridge:
+            stream.owner = self._bridges.serve(stream, self._setup.bridge_gone)
+        else:
+            stream.owner = Negotiation(stream, self._served, self._negotiated)
         self._deadlines.set(stream, now + self.policy.stream_timeout, lambda _: self._stream_expired(stream))
 
     def _negotiated(self, stream: Stream, protocol: str) -> None:
@@ -266,8 +304,14 @@ class CircuitForwarder:
         if error is not None:
             self.refusals[f"stream error: {error.code}"] += 1
             self._deadlines.cancel(stream)
-            if isinstance(stream.owner, HopStream | StopStream):
+            if isinstance(stream.owner, HopStream | StopStream | BridgeStream):
                 stream.owner.was_reset()
+
+    def _serve_hop(self, stream: Stream) -> StreamOwner:
+        return self._setup.serve(stream)
+
+    def _bridge_arrived(self, bridge: BridgeStream, expected: messages.BridgeExpected, now: float) -> None:
+        self._setup.bridge_arrived(bridge, expected, now)
 
     def _serve_identify(self, stream: Stream) -> StreamOwner:
         link: Link = stream.session.connection.owner
@@ -287,7 +331,8 @@ class CircuitForwarder:
     # Reports.
 
     def _report(self) -> messages.ForwarderReport:
-        return report(self.name, self._pid, self.links.values(), self.circuits.values(), self._setup.opening.values())
+        held = report(self.name, self._pid, self.links.values(), self.circuits.values(), self._setup.opening.values())
+        return msgspec.structs.replace(held, host=self._host, bridges=self._bridge_addresses)
 
     def _schedule_counters(self, now: float) -> None:
         if self._reported is None:
@@ -300,7 +345,7 @@ class CircuitForwarder:
             forwarder=self.name,
             connections=len(self.links),
             circuits=len(self.circuits),
-            bytes_forwarded=self.arena.bytes_switched,
+            bytes_forwarded=self.arena.bytes_switched - self._setup.bytes_counted_elsewhere(),
             refusals=dict(self.refusals),
         )
         if counters != self._reported:

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from actors.bridges import Bridges, BridgeStream
 from actors.deadlines import Deadlines
 from actors.links import ForwarderPolicy, Link
-from actors.relay_streams import Admission, HopStream, StopStream, told_limit
+from actors.relay_streams import Admission, CircuitAsker, HopStream, StopStream, told_limit
 from actors.self_description import SelfDescription
 from protocol import messages
 from protocol.connection import State
@@ -36,6 +37,8 @@ class CircuitSetup:
     """
 
     __slots__ = (
+        "_bridges",
+        "_crossing",
         "_deadlines",
         "_description",
         "_identity",
@@ -47,6 +50,7 @@ class CircuitSetup:
         "_switch",
         "_tell",
         "asked",
+        "bridged_bytes",
         "circuits",
         "opening",
     )
@@ -58,6 +62,7 @@ class CircuitSetup:
         identity: Identity,
         switch: Switch,
         links: dict[int, Link],
+        bridges: Bridges,
         deadlines: Deadlines,
         description: SelfDescription,
         refusals: Counter[str],
@@ -71,11 +76,15 @@ class CircuitSetup:
         self._identity = identity
         self._switch = switch
         self._links = links
+        self._bridges = bridges
         self._deadlines = deadlines
         self._description = description
         self._refusals = refusals
         self._tell = tell
         self._next_request = 1
+        # Bridges that are being connected: their admission, and the token to show.
+        self._crossing: dict[int, tuple[Admission, bytes]] = {}
+        self.bridged_bytes = 0
 
     def serve(self, stream: Stream) -> HopStream:
         """A peer opened a HOP stream."""
@@ -125,12 +134,12 @@ class CircuitSetup:
     def _hop_gone(self, hop: HopStream) -> None:
         """The dialler went away before its request was answered or its circuit stood."""
         self.asked.pop(hop.request_id, None)
+        self._asker_gone(hop)
+
+    def _asker_gone(self, hop: CircuitAsker) -> None:
         admission = hop.admission
-        if admission is not None and self.opening.pop(admission.circuit, None) is not None:
-            self._deadlines.cancel(admission)
-            if not admission.stop.stream.closed:
-                admission.stop.stream.session.reset(admission.stop.stream)
-            self._failed(admission.circuit, Status.CONNECTION_FAILED, "the dialler went away")
+        if admission is not None and self._give_up(admission):
+            self._failed(admission, Status.CONNECTION_FAILED, "the dialler went away")
 
     def _take_asked(self, request_id: int) -> HopStream | None:
         hop = self.asked.pop(request_id, None)
@@ -158,7 +167,7 @@ class CircuitSetup:
         if hop is not None:
             self._refuse(hop, Status(refused.status), refused.reason, refused.retry_after)
 
-    def _refuse(self, hop: HopStream, status: Status, reason: str, retry_after: int) -> None:
+    def _refuse(self, hop: CircuitAsker, status: Status, reason: str, retry_after: int) -> None:
         self._refusals[status.name] += 1
         hop.refuse(status, reason, retry_after)
 
@@ -167,42 +176,83 @@ class CircuitSetup:
     def connect_admitted(self, admitted: messages.ConnectAdmitted, now: float) -> None:
         hop = self._take_asked(admitted.request_id)
         if hop is None:
-            self._failed(admitted.circuit, Status.CONNECTION_FAILED, "the dialler went away")
+            self._tell_failed(admitted.circuit, Status.CONNECTION_FAILED, "the dialler went away")
             return
         self._deadlines.cancel(hop.stream)
-        link = self._links.get(admitted.target_connection)
-        if (
-            admitted.target_forwarder != self._name
-            or link is None
-            or link.connection.state is not State.MULTIPLEXED
-            or link.peer.bytes != admitted.target
-        ):
-            self._refuse(hop, Status.NO_RESERVATION, "the target is no longer connected here", 0)
-            self._failed(admitted.circuit, Status.NO_RESERVATION, "the target is no longer connected here")
-            return
-        try:
-            stream = link.connection.session.open_stream()
-        except LocalProtocolError as error:
-            self._refuse(hop, Status.CONNECTION_FAILED, f"the target takes no stream: {error}", 1)
-            self._failed(admitted.circuit, Status.CONNECTION_FAILED, str(error))
-            return
-        limit = told_limit(admitted.limit_duration, admitted.limit_data)
-        stop = StopStream(stream, hop.stream.session.connection.owner.peer, limit, self._stop_answered)
-        admission = Admission(admitted.circuit, hop, stop, admitted.limit_duration, admitted.limit_data)
-        hop.admission = stop.admission = admission
+        admission = Admission(admitted.circuit, hop, None, admitted.limit_duration, admitted.limit_data)
+        self._admit(admission, now)
+        if admitted.target_forwarder == self._name:
+            self._ask_target(admission, admitted.target_connection, admitted.target)
+        elif not admitted.bridge:
+            self._stop_failed(admission, Status.CONNECTION_FAILED, "the target's forwarder cannot be reached")
+        else:
+            link = self._bridges.dial(admitted, now)
+            self._crossing[link.id] = (admission, admitted.token)
+            if link.connection.state is State.MULTIPLEXED:
+                self.bridge_ready(link)
+
+    def bridge_arrived(self, bridge: BridgeStream, expected: messages.BridgeExpected, now: float) -> None:
+        """Another forwarder brings a circuit to a peer of ours.  Its limits are that forwarder's affair."""
+        self._deadlines.cancel(bridge.stream)
+        admission = Admission(expected.circuit, bridge, None, 0.0, 0)
+        self._admit(admission, now)
+        if bridge.source.bytes != expected.source:
+            self._stop_failed(admission, Status.PERMISSION_DENIED, "the bridge was announced for another dialler")
+        else:
+            self._ask_target(admission, expected.target_connection, expected.target)
+
+    def bridge_gone(self, bridge: BridgeStream) -> None:
+        """The dialler's forwarder gave the bridge up."""
+        self._asker_gone(bridge)
+
+    def bridge_ready(self, link: Link) -> None:
+        """A bridge that we dial is connected, and its other end has proved itself: ask through it."""
+        admission, token = self._crossing.pop(link.id, (None, b""))
+        if admission is None:
+            link.connection.close()
+            link.connection.mark_dirty()
+        else:
+            self._open_stop(admission, link, token)
+
+    def bridge_lost(self, link: Link) -> None:
+        """A bridge could not be connected."""
+        admission, _ = self._crossing.pop(link.id, (None, b""))
+        if admission is not None:
+            self._stop_failed(admission, Status.CONNECTION_FAILED, "the target's forwarder cannot be reached")
+
+    def _admit(self, admission: Admission, now: float) -> None:
+        admission.hop.admission = admission
         self.opening[admission.circuit] = admission
         self._deadlines.set(
             admission,
             now + self._policy.stop_timeout,
-            lambda _: self._stop_failed(admission, "the target did not answer in time"),
+            lambda _: self._stop_failed(admission, Status.CONNECTION_FAILED, "the target did not answer in time"),
         )
 
-    def _stop_answered(self, stop: StopStream, refusal: str | None) -> None:
+    def _ask_target(self, admission: Admission, connection: int, target: bytes) -> None:
+        link = self._links.get(connection)
+        if link is None or link.connection.state is not State.MULTIPLEXED or link.peer.bytes != target:
+            self._stop_failed(admission, Status.NO_RESERVATION, "the target is no longer connected here")
+        else:
+            self._open_stop(admission, link, b"")
+
+    def _open_stop(self, admission: Admission, link: Link, token: bytes) -> None:
+        try:
+            stream = link.connection.session.open_stream()
+        except LocalProtocolError as error:
+            self._stop_failed(admission, Status.CONNECTION_FAILED, f"the target takes no stream: {error}")
+            return
+        hop = admission.hop
+        limit = hop.limit if isinstance(hop, BridgeStream) else told_limit(admission.duration, admission.data)
+        admission.stop = StopStream(stream, hop.source, limit, self._stop_answered, token)
+        admission.stop.admission = admission
+
+    def _stop_answered(self, stop: StopStream, status: Status, reason: str) -> None:
         admission = stop.admission
         if admission is None or self.opening.get(admission.circuit) is not admission:
             return
-        if refusal is not None:
-            self._stop_failed(admission, refusal)
+        if status is not Status.OK:
+            self._stop_failed(admission, status, reason)
             return
         del self.opening[admission.circuit]
         self._deadlines.cancel(admission)
@@ -215,7 +265,8 @@ class CircuitSetup:
         self.circuits[circuit.id] = circuit
         for stream in (source, target):
             stream.session.connection.owner.circuits += 1
-        self._tell(messages.CircuitOpened(circuit=circuit.id, forwarder=self._name))
+        if not isinstance(hop, BridgeStream):
+            self._tell(messages.CircuitOpened(circuit=circuit.id, forwarder=self._name))
         if early:
             self._switch.push(source, early)
         if answered_with:
@@ -224,17 +275,35 @@ class CircuitSetup:
             now = target.session.connection.last_received
             self._deadlines.set(circuit, now + admission.duration, lambda _: self._circuit_expired(circuit))
 
-    def _stop_failed(self, admission: Admission, reason: str) -> None:
-        if self.opening.pop(admission.circuit, None) is None:
+    def _stop_failed(self, admission: Admission, status: Status, reason: str) -> None:
+        if not self._give_up(admission):
             return
+        hop = admission.hop
+        if not hop.stream.closed:
+            self._refuse(hop, status, reason, 0)
+        self._failed(admission, status, reason)
+
+    def _give_up(self, admission: Admission) -> bool:
+        """End what was begun for it; False when it was over before."""
+        if self.opening.pop(admission.circuit, None) is None:
+            return False
         self._deadlines.cancel(admission)
-        hop, stop = admission.hop, admission.stop
-        hop.admission = stop.admission = None
+        stop = admission.stop
+        admission.hop.admission = None
+        if stop is None:
+            for number, (crossing, _) in self._crossing.items():
+                if crossing is admission:
+                    del self._crossing[number]
+                    _close(self._links[number])
+                    break
+            return True
+        stop.admission = None
+        link: Link = stop.stream.session.connection.owner
         if not stop.stream.closed:
             stop.stream.session.reset(stop.stream)
-        if not hop.stream.closed:
-            self._refuse(hop, Status.CONNECTION_FAILED, reason, 0)
-        self._failed(admission.circuit, Status.CONNECTION_FAILED, reason)
+        if link.bridge:
+            _close(link)
+        return True
 
     def _circuit_expired(self, circuit: Circuit) -> None:
         self._switch.end(circuit, "time limit")
@@ -246,8 +315,15 @@ class CircuitSetup:
             self._deadlines.cancel(circuit)
             if self.circuits.pop(circuit.id, None) is None:
                 continue
-            for stream in (circuit.source, circuit.target):
-                stream.session.connection.owner.circuits -= 1
+            links: list[Link] = [stream.session.connection.owner for stream in (circuit.source, circuit.target)]
+            for link in links:
+                link.circuits -= 1
+                if link.bridge:
+                    _close(link)
+            if links[0].bridge:
+                # The dialler's forwarder counts it and tells of it.
+                self.bridged_bytes += circuit.bytes_to_target + circuit.bytes_to_source
+                continue
             self._tell(
                 messages.CircuitEnded(
                     circuit=circuit.id,
@@ -258,7 +334,22 @@ class CircuitSetup:
                 )
             )
 
-    def _failed(self, circuit: int, status: Status, reason: str) -> None:
+    def bytes_counted_elsewhere(self) -> int:
+        """Bytes of circuits that another forwarder brings here: it counts them too."""
+        living = (c for c in self.circuits.values() if c.source.session.connection.owner.bridge)
+        return self.bridged_bytes + sum(circuit.bytes_to_target + circuit.bytes_to_source for circuit in living)
+
+    def _failed(self, admission: Admission, status: Status, reason: str) -> None:
+        if not isinstance(admission.hop, BridgeStream):
+            self._tell_failed(admission.circuit, status, reason)
+
+    def _tell_failed(self, circuit: int, status: Status, reason: str) -> None:
         self._tell(
             messages.CircuitFailed(circuit=circuit, forwarder=self._name, status=int(status), reason=reason[:200])
         )
+
+
+def _close(link: Link) -> None:
+    """A bridge carries one circuit and ends with it."""
+    link.connection.close()
+    link.connection.mark_dirty()

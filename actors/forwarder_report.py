@@ -21,21 +21,33 @@ def report(
         for link in links
         if link.reserved_until
     )
-    held = [_held(circuit.id, circuit.source, circuit.target, circuit.opened_at, forwarder) for circuit in circuits] + [
-        _held(admission.circuit, admission.hop.stream, admission.stop.stream, 0.0, forwarder) for admission in opening
+    held = [
+        *(_held(circuit.id, circuit.source, circuit.target, circuit.opened_at, forwarder) for circuit in circuits),
+        *(
+            _held(admission.circuit, admission.hop.stream, admission.stop.stream, 0.0, forwarder)
+            for admission in opening
+            if admission.stop is not None
+        ),
     ]
-    return messages.ForwarderReport(forwarder=forwarder, pid=pid, reservations=reservations, circuits=tuple(held))
+    own = tuple(circuit for circuit in held if circuit is not None)
+    return messages.ForwarderReport(forwarder=forwarder, pid=pid, reservations=reservations, circuits=own)
 
 
-def _held(circuit: int, source: Stream, target: Stream, opened_at: float, forwarder: str) -> messages.HeldCircuit:
+def _held(
+    circuit: int, source: Stream, target: Stream, opened_at: float, forwarder: str
+) -> messages.HeldCircuit | None:
+    """None: the forwarder that brings it here tells of it."""
     dialler: Link = source.session.connection.owner
     reserver: Link = target.session.connection.owner
+    if dialler.bridge:
+        return None
+    beyond = reserver.beyond
     return messages.HeldCircuit(
         circuit=circuit,
         source=dialler.peer.bytes,
-        target=reserver.peer.bytes,
+        target=reserver.peer.bytes if beyond is None else beyond.peer.bytes,
         source_connection=dialler.id,
-        target_connection=reserver.id,
+        target_connection=reserver.id if beyond is None else beyond.connection,
         opened_at=opened_at,
-        target_forwarder=forwarder,
+        target_forwarder=forwarder if beyond is None else beyond.forwarder,
     )

@@ -34,17 +34,29 @@ class ForwarderPolicy:
     connection: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What a bridge leads to: the connection ``connection`` of another forwarder, to ``peer``."""
+
+    forwarder: str
+    connection: int
+    peer: PeerId
+
+
 class Link:
     """What a forwarder knows of one connection, beside the wire.
 
     ``address``: the remote IP as text.  ``remote``, ``local``: binary multiaddrs.  ``relayed``: it came through another
     relay.  ``may_hold``: a reservation was asked for, so RelayServer may hold one.  ``reserved_until``: Unix time,
-    seconds, 0: no reservation.
+    seconds, 0: no reservation.  ``bridge``: at its other end is another forwarder of this node (actors/bridges.py);
+    ``beyond``: the peer that it leads to, None on the side of that peer.
     """
 
     __slots__ = (
         "address",
         "agent",
+        "beyond",
+        "bridge",
         "circuits",
         "connection",
         "id",
@@ -65,6 +77,8 @@ class Link:
         self.remote = remote
         self.local = local
         self.relayed = relayed
+        self.bridge = False
+        self.beyond: Beyond | None = None
         self.agent = ""
         self.idle_since: float | None = None
         self.may_hold = False
@@ -85,6 +99,7 @@ class Links:
 
     __slots__ = (
         "_arrivals",
+        "_bridges",
         "_deadlines",
         "_next_id",
         "_per_address",
@@ -114,13 +129,14 @@ class Links:
         self._refusals = refusals
         self._next_id = 1
         self._per_address: Counter[str] = Counter()
+        self._bridges = 0
         rate = policy.connection_rate_per_ip
         self._arrivals = KeyedBuckets(rate / 60, max(rate / 4, 1), MAX_RATE_KEYS)
 
     def admit(self, address: str, now: float) -> str:
         """Whether a connection from ``address`` may be accepted: "" or the limit that forbids it."""
         policy = self._policy
-        if len(self.table) >= policy.max_connections:
+        if len(self.table) - self._bridges >= policy.max_connections:
             reason = "max_connections"
         elif self._per_address[address] >= policy.max_connections_per_ip:
             reason = "max_connections_per_ip"
@@ -141,11 +157,24 @@ class Links:
             initiator=False,
             limits=self._policy.connection,
         )
+        link = self._add(connection, address, remote, local, now, relayed=relayed)
+        self._per_address[address] += 1
+        return link
+
+    def bridge(self, connection: Connection, beyond: Beyond | None, now: float) -> Link:
+        """A connection with another forwarder.  It counts as no peer's: there are as many as there are circuits."""
+        link = self._add(connection, "", b"", b"", now, relayed=False)
+        link.bridge, link.beyond = True, beyond
+        self._bridges += 1
+        return link
+
+    def _add(
+        self, connection: Connection, address: str, remote: bytes, local: bytes, now: float, *, relayed: bool
+    ) -> Link:
         link = Link(self._next_id, connection, address, remote, local, relayed=relayed)
         self._next_id += 1
         connection.owner = link
         self.table[link.id] = link
-        self._per_address[address] += 1
         self._watch(link, now)
         return link
 
@@ -154,6 +183,9 @@ class Links:
         if self.table.pop(link.id, None) is None:
             return False
         self._deadlines.cancel(link)
+        if link.bridge:
+            self._bridges -= 1
+            return True
         self._per_address[link.address] -= 1
         if not self._per_address[link.address]:
             del self._per_address[link.address]

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from actors.actor import Send
 from actors.rate_limit import KeyedBuckets
 from actors.reservations import Reservation, Reservations, group_of, plain
@@ -30,6 +32,9 @@ MAX_RATE_KEYS: Final = 65_536
 
 #: Seconds after which an admitted circuit of which nothing was heard no longer counts.
 ADMISSION_TIMEOUT: Final = 120.0
+
+#: Bytes of a bridge's token (actors/bridges.py).
+TOKEN: Final = 16
 
 #: Seconds after which a dialler that found all circuits in use is told to ask again.
 CIRCUIT_RETRY: Final = 10
@@ -91,7 +96,8 @@ class _Circuit:
 
 
 class RelayServer:
-    """See the module.  ``forwarders``: the names of the actors that own connections."""
+    """See the module.  ``forwarders``: the names of the actors that own connections.  ``randomness(n)``: n random
+    bytes, for the tokens of bridges; a node of one forwarder needs none."""
 
     def __init__(
         self,
@@ -99,8 +105,11 @@ class RelayServer:
         forwarders: Sequence[str],
         *,
         group: Callable[[str], str] = group_of,
+        randomness: Callable[[int], bytes] | None = None,
     ) -> None:
         self.policy = policy
+        self._randomness = randomness
+        self._reach: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._forwarders = tuple(forwarders)
         self._reservations = Reservations(
             policy.max_reservations, policy.max_reservations_per_ip, policy.max_reservations_per_group, group
@@ -141,7 +150,7 @@ class RelayServer:
     def handle(self, message: messages.RelayServerMessage, now: float) -> list[Send]:
         match message:
             case messages.ReserveAsked() | messages.ConnectAsked():
-                return self._wait(message) if self._unreported else [self._answer(message, now)]
+                return self._wait(message) if self._unreported else self._answer(message, now)
             case messages.CircuitOpened(circuit=circuit):
                 self._opening.pop(circuit, None)
             case messages.CircuitFailed(circuit=circuit) | messages.CircuitEnded(circuit=circuit):
@@ -195,9 +204,9 @@ class RelayServer:
 
     # Answers.
 
-    def _answer(self, asked: messages.ReserveAsked | messages.ConnectAsked, now: float) -> Send:
+    def _answer(self, asked: messages.ReserveAsked | messages.ConnectAsked, now: float) -> list[Send]:
         if isinstance(asked, messages.ReserveAsked):
-            return self._reserve(asked, now)
+            return [self._reserve(asked, now)]
         return self._connect(asked, now)
 
     def _refuse(self, asked: messages.ReserveAsked | messages.ConnectAsked, refusal: _Refusal) -> Send:
@@ -224,7 +233,7 @@ class RelayServer:
         if self._unreported:
             return []
         waiting, self._waiting = self._waiting, {}
-        return [self._answer(asked, now) for asked in waiting.values()]
+        return [send for asked in waiting.values() for send in self._answer(asked, now)]
 
     def _reserve(self, asked: messages.ReserveAsked, now: float) -> Send:
         policy = self.policy
@@ -242,14 +251,37 @@ class RelayServer:
         )
         return Send(asked.forwarder, granted)
 
-    def _connect(self, asked: messages.ConnectAsked, now: float) -> Send:
+    def _connect(self, asked: messages.ConnectAsked, now: float) -> list[Send]:
         often = self._too_often(self._connect_rates, asked.address, asked.source, now)
         if often is not None:
-            return self._refuse(asked, _Refusal(Status.RESOURCE_LIMIT_EXCEEDED, *often))
+            return [self._refuse(asked, _Refusal(Status.RESOURCE_LIMIT_EXCEEDED, *often))]
         found = self._may_connect(asked.source, asked.target, now)
         if isinstance(found, _Refusal):
-            return self._refuse(asked, found)
-        return Send(asked.forwarder, self._admit(asked, found, now))
+            return [self._refuse(asked, found)]
+        admitted = self._admit(asked, found, now)
+        if found.forwarder == asked.forwarder:
+            return [Send(asked.forwarder, admitted)]
+        return self._bridge(asked, admitted)
+
+    def _bridge(self, asked: messages.ConnectAsked, admitted: messages.ConnectAdmitted) -> list[Send]:
+        """The target is another forwarder's: tell that one what comes, and the dialler's where to bring it."""
+        here, _ = self._reach.get(asked.forwarder, ("", ()))
+        there, bridges = self._reach.get(admitted.target_forwarder, ("", ()))
+        kind = "/unix/" if here == there else "/ip"
+        bridge = next((address for address in bridges if address.startswith(kind)), "")
+        if self._randomness is None or not bridge:
+            # The forwarder refuses it, with this reason, and tells us that it failed.
+            return [Send(asked.forwarder, admitted)]
+        token = self._randomness(TOKEN)
+        expected = messages.BridgeExpected(
+            circuit=admitted.circuit,
+            token=token,
+            source=asked.source,
+            target=asked.target,
+            target_connection=admitted.target_connection,
+        )
+        admitted = msgspec.structs.replace(admitted, bridge=bridge, token=token)
+        return [Send(admitted.target_forwarder, expected), Send(asked.forwarder, admitted)]
 
     def _may_connect(self, source: bytes, target: bytes, now: float) -> Reservation | _Refusal:
         policy, exceeded = self.policy, Status.RESOURCE_LIMIT_EXCEEDED
@@ -326,6 +358,7 @@ class RelayServer:
             for number in [number for number, circuit in self._circuits.items() if circuit.forwarder == forwarder]:
                 self._forget(number)
         self._reported.add(forwarder)
+        self._reach[forwarder] = (report.host, report.bridges)
         self._unreported.discard(forwarder)
         for held in report.reservations:
             if held.expires_at > now:
@@ -343,6 +376,7 @@ class RelayServer:
         """It holds nothing any more, waits for nothing, and need not be waited for."""
         self._reservations.end_forwarder(forwarder)
         self._counters.pop(forwarder, None)
+        self._reach.pop(forwarder, None)
         self._reported.discard(forwarder)
         self._unreported.discard(forwarder)
         self._waiting = {key: asked for key, asked in self._waiting.items() if key[0] != forwarder}

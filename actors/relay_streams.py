@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
 
 from actors.inbound_streams import QuietOwner
 from protocol import relay_stop
@@ -19,16 +20,44 @@ from protocol.relay_hop import ConnectRequested, HopServer, Limit, ReserveReques
 from protocol.relay_stop import CircuitAccepted, CircuitRefused, StopClient
 from protocol.yamux import Stream
 
+if TYPE_CHECKING:
+    from actors.links import Link
+
+#: The codes that another forwarder may pass on.
+STATUSES: Final = frozenset(Status)
+
 
 @dataclass(eq=False, slots=True)
 class Admission:
-    """A circuit that RelayServer admitted and whose target has not answered yet.  ``duration`` s, ``data`` bytes."""
+    """A circuit that RelayServer admitted and whose target has not answered yet.  ``duration`` s, ``data`` bytes.
+
+    ``stop`` is None while the bridge to the target's forwarder is being connected.
+    """
 
     circuit: int
-    hop: HopStream
-    stop: StopStream
+    hop: CircuitAsker
+    stop: StopStream | None
     duration: float
     data: int
+
+
+class CircuitAsker(Protocol):
+    """Who wants a circuit: a dialler's HOP stream, or the bridge from the dialler's forwarder.
+
+    ``source``: the dialler.  ``admission``: once the circuit is being made.
+    """
+
+    stream: Stream
+    admission: Admission | None
+
+    @property
+    def source(self) -> PeerId: ...
+
+    def accept(self, limit: Limit | None) -> bytes:
+        """The target accepted; returns what was sent behind the request."""
+        ...
+
+    def refuse(self, status: Status, reason: str, retry_after: int) -> None: ...
 
 
 def told_limit(duration: float, data: int) -> Limit | None:
@@ -50,6 +79,11 @@ class HopStream(QuietOwner):
         self.asked_again = False
         self.target: PeerId | None = None
         self.admission: Admission | None = None
+
+    @property
+    def source(self) -> PeerId:
+        link: Link = self.stream.session.connection.owner
+        return link.peer
 
     def data_received(self, data: bytes) -> None:
         self._machine.receive_data(data)
@@ -103,25 +137,31 @@ class HopStream(QuietOwner):
 
 
 class StopStream(QuietOwner):
-    """Our request to the target.  ``answered(stop, refusal)``: refusal None when it accepted, else why not."""
+    """Our request to the target.  ``answered(stop, status, reason)``: status OK when it accepted.
 
-    __slots__ = ("_answered", "_machine", "_negotiation", "admission")
+    ``token``: to the target's forwarder, which passes the request on; a bridge needs no negotiation.
+    """
+
+    __slots__ = ("_answered", "_bridged", "_machine", "_negotiation", "admission")
 
     def __init__(
         self,
         stream: Stream,
         source: PeerId,
         limit: Limit | None,
-        answered: Callable[[StopStream, str | None], None],
+        answered: Callable[[StopStream, Status, str], None],
+        token: bytes = b"",
     ) -> None:
         super().__init__(stream)
         stream.owner = self
         self.admission: Admission | None = None
         self._answered = answered
-        self._negotiation: Dialer | None = Dialer((relay_stop.PROTOCOL,))
+        self._bridged = bool(token)
+        self._negotiation: Dialer | None = None if token else Dialer((relay_stop.PROTOCOL,))
         self._machine = StopClient(source, limit)
         # One write: a target with a reservation speaks STOP, so its consent is not awaited before asking.
-        stream.session.send(stream, self._negotiation.data_to_send() + self._machine.data_to_send())
+        first = token if self._negotiation is None else self._negotiation.data_to_send()
+        stream.session.send(stream, first + self._machine.data_to_send())
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -132,27 +172,32 @@ class StopStream(QuietOwner):
                 if agreed is None:
                     return
                 if not isinstance(agreed, Negotiated):
-                    self._answered(self, "the target does not speak the STOP protocol")
+                    self._failed("the target does not speak the STOP protocol")
                     return
                 self._negotiation = None
                 data = negotiation.trailing_data()
             self._machine.receive_data(data)
             match self._machine.next_event():
                 case CircuitAccepted():
-                    self._answered(self, None)
+                    self._answered(self, Status.OK, "")
+                case CircuitRefused(status=status, reason=reason) if self._bridged and status in STATUSES:
+                    self._answered(self, Status(status), reason)
                 case CircuitRefused(status=status, reason=reason):
-                    self._answered(self, f"the target refused: {reason or status}")
+                    self._failed(f"the target refused: {reason or status}")
                 case None:
                     pass
         except RemoteProtocolError as error:
-            self._answered(self, f"the target broke the protocol: {error}")
+            self._failed(f"the target broke the protocol: {error}")
             raise
 
     def finished(self) -> None:
-        self._answered(self, "the target closed the stream")
+        self._failed("the target closed the stream")
 
     def was_reset(self) -> None:
-        self._answered(self, "the target reset the stream")
+        self._failed("the target reset the stream")
+
+    def _failed(self, reason: str) -> None:
+        self._answered(self, Status.CONNECTION_FAILED, reason)
 
     def trailing_data(self) -> bytes:
         return self._machine.trailing_data()

@@ -104,6 +104,7 @@ class Connection:
         "switch",
         "waiting",
     )
+    _stage: tuple[multistream.Dialer | multistream.Listener, noise.Handshake] | None
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class Connection:
         handshake = noise.Handshake(static, ephemeral, initiator=initiator, muxers=MUXERS, expected=expected)
         security = (noise.PROTOCOL,)
         negotiation = multistream.Dialer(security) if initiator else multistream.Listener(security)
-        self._stage: tuple[multistream.Dialer | multistream.Listener, noise.Handshake] | None = (negotiation, handshake)
+        self._stage = negotiation, handshake
         self._write_plain(negotiation.data_to_send())
 
     def _prepare(self, switch: Switch, now: float, *, initiator: bool, limits: ConnectionLimits) -> None:
@@ -143,10 +144,10 @@ class Connection:
         self._ping_sent_at = 0.0
         self._pending = b""
         self._segments: list[tuple[memoryview, int, int]] = []
+        self._stage = None
         self._sealer: Sealing | None = None
         self._opener: noise.Opener | None = None
         self.session = Session(initiator=initiator, limits=limits.yamux, mark_dirty=self.mark_dirty, connection=self)
-        self._stage = None
 
     # Bytes in.
 

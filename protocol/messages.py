@@ -40,12 +40,18 @@ class HeldCircuit(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ForwarderReport(_Message, frozen=True):
-    """All that a forwarder holds: sent when it starts, and when a RelayServer starts and asks."""
+    """All that a forwarder holds: sent when it starts, and when a RelayServer starts and asks.
+
+    ``host``: the machine that it runs on.  ``bridges``: where other forwarders reach it: "/unix/PATH" for those of the
+    same host, "/ip4/ADDRESS/tcp/PORT" for the others.
+    """
 
     forwarder: str
     pid: int
     reservations: tuple[HeldReservation, ...]
     circuits: tuple[HeldCircuit, ...]
+    host: str = ""
+    bridges: tuple[str, ...] = ()
 
 
 class ReserveAsked(_Message, frozen=True):
@@ -144,6 +150,8 @@ class ReserveRefused(_Message, frozen=True):
 
 
 class ConnectAdmitted(_Message, frozen=True):
+    """``bridge``, ``token``: where the target's forwarder is reached, and what to show it, if that is another one."""
+
     request_id: int
     connection: int
     circuit: int
@@ -152,6 +160,18 @@ class ConnectAdmitted(_Message, frozen=True):
     target_connection: int
     limit_duration: float
     limit_data: int
+    bridge: str = ""
+    token: bytes = b""
+
+
+class BridgeExpected(_Message, frozen=True):
+    """Whoever shows ``token`` brings the circuit of ``source`` to your peer ``target``."""
+
+    circuit: int
+    token: bytes
+    source: bytes
+    target: bytes
+    target_connection: int
 
 
 class ConnectRefused(_Message, frozen=True):
@@ -193,7 +213,14 @@ RelayServerMessage = (
 )
 
 ForwarderMessage = (
-    ReserveGranted | ReserveRefused | ConnectAdmitted | ConnectRefused | ReportWanted | ActorDown | ActorUp
+    ReserveGranted
+    | ReserveRefused
+    | ConnectAdmitted
+    | ConnectRefused
+    | BridgeExpected
+    | ReportWanted
+    | ActorDown
+    | ActorUp
 )
 
 #: Whatever may travel between actors.
