@@ -29,8 +29,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.actor import Send
+from actors.bridges import Dial
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import Link
+from actors.ports import bridge_sockets
 from protocol.addresses import encode_tcp
 from protocol.connection import Connection, State
 
@@ -142,10 +144,18 @@ class Host:
         bound = sock.getsockname()
         return bound[0], bound[1]
 
+    def listen_for_bridges(self, listener: socket.socket) -> None:
+        """Take other forwarders' bridges at ``listener`` (ports/bridge_sockets.py), which is the host's from now on."""
+        self._listeners.append(listener)
+        self._loop.add_reader(listener, self._bridge_acceptable, listener)
+
     async def close(self, grace: float) -> None:
         """Accept no more, say good-bye to every peer, and end within ``grace`` seconds."""
         for sock in self._listeners:
             self._loop.remove_reader(sock)
+            if sock.family == socket.AF_UNIX:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(sock.getsockname())
             sock.close()
         self._listeners.clear()
         forwarder = self._forwarder
@@ -168,6 +178,8 @@ class Host:
         if forwarder is None:
             return
         arena = forwarder.arena
+        for dial in forwarder.take_dials():
+            self._dial(forwarder, dial)
         while True:
             dirty, arena.dirty = arena.dirty, []
             for connection in dirty:
@@ -230,9 +242,49 @@ class Host:
             encode_tcp(ipaddress.ip_address(local[0].partition("%")[0]), local[1]),
             now,
         )
+        self._add(sock, link)
+
+    def _add(self, sock: socket.socket, link: Link) -> Endpoint:
         endpoint = Endpoint(sock, link)
         self._endpoints[link.connection] = endpoint
         self._loop.add_reader(sock, self._readable, endpoint)
+        return endpoint
+
+    def _bridge_acceptable(self, listener: socket.socket) -> None:
+        forwarder = self._forwarder
+        if forwarder is None:
+            return
+        for _ in range(ACCEPT_BATCH):
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                break  # none is left, or no file for it: it waits, and its dialler gives it up in time
+            sock.setblocking(False)
+            plain = sock.family == socket.AF_UNIX
+            if not plain:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._add(sock, forwarder.accept_bridge(self._now(), plain=plain))
+        self.end_turn()
+        self._wake()
+
+    def _dial(self, forwarder: CircuitForwarder, dial: Dial) -> None:
+        link = dial.link
+        if link.connection.state is State.CLOSED:
+            forwarder.lost(link, "given up before it was connected")
+            return
+        try:
+            if len(self._endpoints) >= self._max_connections:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            sock = bridge_sockets.connect(dial.address)
+        except OSError as error:
+            log.warning("no bridge to another forwarder: %s", error.strerror or error)
+            forwarder.lost(link, "the other forwarder cannot be reached")
+            return
+        endpoint = self._add(sock, link)
+        if sock.family != socket.AF_UNIX:
+            # Nothing is written before it is connected, which is when it is writable.
+            endpoint.backlog = deque()
+            self._loop.add_writer(endpoint.descriptor, self._writable, endpoint)
 
     def _readable(self, endpoint: Endpoint) -> None:
         connection = endpoint.connection
