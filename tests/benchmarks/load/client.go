@@ -215,13 +215,13 @@ func connectPeer(relay string, options clientOptions, target bool) (*client, err
 }
 
 // openPairs makes n circuits through the relay: all of one dialer and one target, or each of two peers of its own.
-func openPairs(relay string, n int, shared bool, options clientOptions) ([]pair, error) {
+func openPairs(relay, targetRelay string, n int, shared bool, options clientOptions) ([]pair, error) {
 	pairs := make([]pair, 0, n)
 	var dialer, target *client
 	var err error
 	for range n {
 		if target == nil || !shared {
-			if target, err = connectPeer(relay, options, true); err != nil {
+			if target, err = connectPeer(targetRelay, options, true); err != nil {
 				return nil, err
 			}
 			if dialer, err = connectPeer(relay, options, false); err != nil {

@@ -23,6 +23,8 @@ type workload struct {
 	// Relay is the relay's full multiaddr; with Direct the two ends of each circuit are joined by TCP instead.
 	Relay  string `json:"relay"`
 	Direct bool   `json:"direct"`
+	// TargetRelay: where the targets connect, if not at Relay: at another forwarder of the same relay.
+	TargetRelay string `json:"target_relay"`
 	// Shared: all circuits between one dialer and one target, not each between two peers of its own.
 	Shared   bool   `json:"shared"`
 	Circuits int    `json:"circuits"`
@@ -114,7 +116,14 @@ func (w workload) pairs() ([]pair, error) {
 	if w.Direct {
 		return openDirect(w.Circuits, w.Shared, w.options())
 	}
-	return openPairs(w.Relay, w.Circuits, w.Shared, w.options())
+	return openPairs(w.Relay, w.targetRelay(), w.Circuits, w.Shared, w.options())
+}
+
+func (w workload) targetRelay() string {
+	if w.TargetRelay == "" {
+		return w.Relay
+	}
+	return w.TargetRelay
 }
 
 func (w workload) duration() time.Duration {
