@@ -9,8 +9,8 @@ trace without the flag decides for its own part: it exports what failed here, wi
 of one trace in the same process (one :class:`Tracer`) are one.
 
 A tracer has no clock and no loop.  ``now`` is an argument as everywhere; what is to be exported goes to a ``sink``, in
-which no peer's name is left.  A span costs about 1.6 us, and one that is exported 2.4 us beside the exporter's thread; with
-:class:`NullTracer` a step costs 0.02 us.
+which no peer's name is left.  A span costs about 1.6 us, and one that is exported 2.4 us beside the exporter's thread;
+with :class:`NullTracer` a step costs 0.02 us.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ async def main(folder: Path, kind: str) -> None:
 
         host = Host(HostPolicy(), post=post, wake=lambda: runtime.wake(name), now=runtime.now)
         unix = kind == "unix"
-        listener = bridge_sockets.listen_unix(f"{folder}/{name[-1]}") if unix else bridge_sockets.listen_tcp("127.0.0.1")
+        path = f"{folder}/{name[-1]}"
+        listener = bridge_sockets.listen_unix(path) if unix else bridge_sockets.listen_tcp("127.0.0.1")
         host.listen_for_bridges(listener)
         ports.append(host.listen("127.0.0.1", 0)[1])
         forwarder = CircuitForwarder(
