@@ -62,6 +62,8 @@ class CircuitForwarder:
     """See the module.  ``randomness(n)``: n random bytes.  ``addresses``: ours, binary multiaddrs without /p2p.
     ``host``, ``bridges``: where it runs, and where its fellow forwarders reach it (messages.ForwarderReport).
 
+    ``adopting``: it takes over from another forwarder, and reports when it has (:meth:`adopted`).
+
     ``handle``, ``next_deadline`` and ``handle_deadline`` make it an actor; the methods under "What the host calls"
     are for its host, and what they cause to be sent is taken with :meth:`take_sends`.
     """
@@ -80,6 +82,7 @@ class CircuitForwarder:
         arena: Arena | None = None,
         host: str = "",
         bridges: Sequence[str] = (),
+        adopting: bool = False,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -128,7 +131,11 @@ class CircuitForwarder:
             self._tell,
         )
         self.circuits = self._setup.circuits
-        self._tell(self._report())
+        self._adopting = adopting
+        self._handing_to: str | None = None
+        self._may_release: Callable[[], None] = lambda: None
+        if not adopting:
+            self._tell(self._report())
 
     # What other actors say.
 
@@ -142,9 +149,16 @@ class CircuitForwarder:
                 self._bridges.expect(message, now)
             case messages.ReserveRefused() | messages.ConnectRefused():
                 self._setup.refused(message)
+            case messages.ReportWanted() if self._adopting:
+                pass  # it hears of all when all has come
             case messages.ReportWanted():
                 self._tell(self._report())
                 self._setup.ask_again()
+                if self._handing_to is not None:
+                    self._tell(messages.HandoverBegins(self.name, self._handing_to))
+            case messages.HandoverReady():
+                may_release, self._may_release = self._may_release, lambda: None
+                may_release()
             case _:
                 pass  # another actor going down or up: what was asked of it is asked again when it wants a report
         return self.take_sends()
@@ -161,6 +175,26 @@ class CircuitForwarder:
         self._deadlines.run(now)
         return self.take_sends()
 
+    # Handing over (actors/handover.py).
+
+    def begin_handover(self, successor: str, may_release: Callable[[], None]) -> None:
+        """Another forwarder takes over, ``successor``, "" when it is another RelayServer's.  ``may_release`` is called
+        when RelayServer has no answer for us under way: from then on nothing but peers changes what is here."""
+        self._handing_to, self._may_release = successor, may_release
+        self._tell(messages.HandoverBegins(self.name, successor))
+
+    def handover_failed(self) -> None:
+        """What was not handed over stays: RelayServer goes on answering for it."""
+        self._handing_to, self._may_release = None, lambda: None
+        self._tell(self._report())
+        self._setup.ask_again(suspect=False)
+
+    def adopted(self, predecessor: str = "") -> None:
+        """All that was handed over has come.  RelayServer hears of it in place of what ``predecessor`` held."""
+        self._adopting = False
+        self._links.expect_no_more()
+        self._tell(self._report(replaces=predecessor))
+
     # What the host calls.
 
     def set_addresses(self, addresses: Sequence[bytes], now: float) -> None:
@@ -174,7 +208,7 @@ class CircuitForwarder:
         if self.links.get(link.id) is link and link.connection.state is State.MULTIPLEXED:
             stream = self._description.push(link.connection.session, link.remote)
             if stream is not None:
-                self._deadlines.set(stream, now + self.policy.stream_timeout, lambda _: self._stream_expired(stream))
+                self._expire_stream_at(stream, now + self.policy.stream_timeout)
 
     def admit(self, address: str, now: float) -> str:
         """Whether a connection from ``address`` may be accepted: "" or the limit that forbids it."""
@@ -276,7 +310,10 @@ class CircuitForwarder:
             stream.owner = self._bridges.serve(stream, self._setup.bridge_gone)
         else:
             stream.owner = Negotiation(stream, self._served, self._negotiated)
-        self._deadlines.set(stream, now + self.policy.stream_timeout, lambda _: self._stream_expired(stream))
+        self._expire_stream_at(stream, now + self.policy.stream_timeout)
+
+    def _expire_stream_at(self, stream: Stream, when: float) -> None:
+        self._deadlines.set(stream, when, lambda _: self._stream_expired(stream))
 
     def _negotiated(self, stream: Stream, protocol: str) -> None:
         # Those that ask once have until the deadline to ask, and to close; pings and perf may go on.
@@ -317,7 +354,7 @@ class CircuitForwarder:
         link: Link = stream.session.connection.owner
         return IdentifyAnswer(stream, self._description.identify(link.remote))
 
-    def _serve_identify_push(self, stream: Stream) -> StreamOwner:
+    def _serve_identify_push(self, stream: Stream) -> IdentifyPush:
         link: Link = stream.session.connection.owner
 
         def learnt(message: identify.IdentifyMessage) -> None:
@@ -330,9 +367,9 @@ class CircuitForwarder:
 
     # Reports.
 
-    def _report(self) -> messages.ForwarderReport:
+    def _report(self, replaces: str = "") -> messages.ForwarderReport:
         held = report(self.name, self._pid, self.links.values(), self.circuits.values(), self._setup.opening.values())
-        return msgspec.structs.replace(held, host=self._host, bridges=self._bridge_addresses)
+        return msgspec.structs.replace(held, host=self._host, bridges=self._bridge_addresses, replaces=replaces)
 
     def _schedule_counters(self, now: float) -> None:
         if self._reported is None:

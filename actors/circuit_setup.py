@@ -105,10 +105,15 @@ class CircuitSetup:
             # "RESERVE and CONNECT over a relayed connection: PERMISSION_DENIED" (circuit-v2, "Hop protocol").
             self._refuse(hop, Status.PERMISSION_DENIED, "not over a relayed connection", 0)
             return
+        self.take_up(hop, waiting=True)
+
+    def take_up(self, hop: HopStream, *, waiting: bool) -> None:
+        """A request that is complete; ``waiting``: RelayServer is to answer it."""
         request_id = hop.request_id = self._next_request
         self._next_request += 1
-        self.asked[request_id] = hop
-        self._ask(request_id, hop)
+        if waiting:
+            self.asked[request_id] = hop
+            self._ask(request_id, hop)
 
     def _ask(self, request_id: int, hop: HopStream) -> None:
         link: Link = hop.stream.session.connection.owner
@@ -120,11 +125,13 @@ class CircuitSetup:
             target = hop.target.bytes
             self._tell(messages.ConnectAsked(request_id, self._name, link.id, peer, target, link.address))
 
-    def ask_again(self) -> None:
+    def ask_again(self, *, suspect: bool = True) -> None:
         """A RelayServer starts: what its predecessor did not answer is asked anew, once, for it may have fallen over
-        the very question."""
+        the very question; any number of times when that cannot be why."""
         for request_id, hop in list(self.asked.items()):
-            if hop.asked_again:
+            if not suspect:
+                self._ask(request_id, hop)
+            elif hop.asked_again:
                 del self.asked[request_id]
                 self._refuse(hop, Status.CONNECTION_FAILED, "the relay could not decide", 1)
             else:
@@ -180,7 +187,7 @@ class CircuitSetup:
             return
         self._deadlines.cancel(hop.stream)
         admission = Admission(admitted.circuit, hop, None, admitted.limit_duration, admitted.limit_data)
-        self._admit(admission, now)
+        self.await_answer(admission, now + self._policy.stop_timeout)
         if admitted.target_forwarder == self._name:
             self._ask_target(admission, admitted.target_connection, admitted.target)
         elif not admitted.bridge:
@@ -195,7 +202,7 @@ class CircuitSetup:
         """Another forwarder brings a circuit to a peer of ours.  Its limits are that forwarder's affair."""
         self._deadlines.cancel(bridge.stream)
         admission = Admission(expected.circuit, bridge, None, 0.0, 0)
-        self._admit(admission, now)
+        self.await_answer(admission, now + self._policy.stop_timeout)
         if bridge.source.bytes != expected.source:
             self._stop_failed(admission, Status.PERMISSION_DENIED, "the bridge was announced for another dialler")
         else:
@@ -220,12 +227,13 @@ class CircuitSetup:
         if admission is not None:
             self._stop_failed(admission, Status.CONNECTION_FAILED, "the target's forwarder cannot be reached")
 
-    def _admit(self, admission: Admission, now: float) -> None:
+    def await_answer(self, admission: Admission, deadline: float) -> None:
+        """The target is asked, and has until ``deadline``."""
         admission.hop.admission = admission
         self.opening[admission.circuit] = admission
         self._deadlines.set(
             admission,
-            now + self._policy.stop_timeout,
+            deadline,
             lambda _: self._stop_failed(admission, Status.CONNECTION_FAILED, "the target did not answer in time"),
         )
 

@@ -43,7 +43,8 @@ class ForwarderReport(_Message, frozen=True):
     """All that a forwarder holds: sent when it starts, and when a RelayServer starts and asks.
 
     ``host``: the machine that it runs on.  ``bridges``: where other forwarders reach it: "/unix/PATH" for those of the
-    same host, "/ip4/ADDRESS/tcp/PORT" for the others.
+    same host, "/ip4/ADDRESS/tcp/PORT" for the others.  ``replaces``: the forwarder whose
+    connections it took over, all that there were.
     """
 
     forwarder: str
@@ -52,6 +53,7 @@ class ForwarderReport(_Message, frozen=True):
     circuits: tuple[HeldCircuit, ...]
     host: str = ""
     bridges: tuple[str, ...] = ()
+    replaces: str = ""
 
 
 class ReserveAsked(_Message, frozen=True):
@@ -99,6 +101,16 @@ class CircuitEnded(_Message, frozen=True):
     bytes_to_target: int
     bytes_to_source: int
     reason: str
+
+
+class HandoverBegins(_Message, frozen=True):
+    """``forwarder`` hands its connections to ``successor`` ("" when that has another RelayServer).
+
+    Answered with HandoverReady; from then on no answer and no circuit goes to ``forwarder``, until the successor
+    reports in its place, or it reports itself, because it came to nothing."""
+
+    forwarder: str
+    successor: str
 
 
 class ForwarderCounters(_Message, frozen=True):
@@ -182,6 +194,10 @@ class ConnectRefused(_Message, frozen=True):
     retry_after: int
 
 
+class HandoverReady(_Message, frozen=True):
+    """What RelayServer had to say to you has been said."""
+
+
 class ReportWanted(_Message, frozen=True):
     """A RelayServer starts with nothing: forwarders tell it what they hold, and ask again what it did not answer."""
 
@@ -206,6 +222,7 @@ RelayServerMessage = (
     | CircuitOpened
     | CircuitFailed
     | CircuitEnded
+    | HandoverBegins
     | ForwarderCounters
     | StatusAsked
     | ActorDown
@@ -218,6 +235,7 @@ ForwarderMessage = (
     | ConnectAdmitted
     | ConnectRefused
     | BridgeExpected
+    | HandoverReady
     | ReportWanted
     | ActorDown
     | ActorUp

@@ -268,18 +268,19 @@ class MemoryRelay:
 
     def _turn(self) -> bool:
         moved = self._post(self.forwarder.take_sends())
-        by_connection = {link.connection: peer for peer, link in self.links.items()}
-        for peer, link in list(self.links.items()):
+        for peer in list(self.links):
             data = peer.output()
             if data:
                 moved = True
                 for piece in self._pieces(data):
+                    link = self.links[peer]
                     if link.connection.state is not State.CLOSED:
                         link.connection.receive_data(piece, self.now)
                         self.forwarder.received(link, self.now)
-                    self._flush(by_connection)
+                    self._flush()
+                    self.between_turns()
         self._post(self.forwarder.take_sends())
-        self._flush(by_connection)
+        self._flush()
         for peer, data in list(self.backlog.items()):
             if peer not in self.stalled and data:
                 moved = True
@@ -289,10 +290,14 @@ class MemoryRelay:
                 if peer in self.links and self.links[peer].connection.blocked:
                     self.links[peer].connection.blocked = False
                     self.forwarder.drained(self.links[peer])
-                    self._flush(by_connection)
+                    self._flush()
         return moved
 
-    def _flush(self, by_connection: dict[Connection, MemoryPeer]) -> None:
+    def between_turns(self) -> None:
+        """Called when the relay has received something and written what came of it: for those who want to know."""
+
+    def _flush(self) -> None:
+        by_connection = {link.connection: peer for peer, link in self.links.items()}
         arena = self.forwarder.arena
         while True:
             dirty, arena.dirty = arena.dirty, []
