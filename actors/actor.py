@@ -13,12 +13,10 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """``message`` is to be put into the inbox of the actor named ``receiver``.  ``traceparent``: the step that asks
-    for it (tracing/context.py), "": none."""
+    """``message`` is to be put into the inbox of the actor named ``receiver``."""
 
     receiver: str
     message: Any
-    traceparent: str = ""
 
 
 class Actor(Protocol):

@@ -16,17 +16,16 @@ ends prove the node's own identity.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
-from actors.circuit_steps import Steps
 from actors.deadlines import Deadlines
 from actors.inbound_streams import QuietOwner
 from actors.links import Beyond, ForwarderPolicy, Link, Links
 from actors.relay_streams import Admission
 from protocol import messages
-from protocol.connection import Connection, Multiplexed
+from protocol.connection import Connection, ConnectionLimits, Multiplexed
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
 from protocol.noise import StaticKey
@@ -57,7 +56,7 @@ class BridgeStream(QuietOwner):
     """The first and only stream of a bridge, at the target's forwarder.  ``asked``: token and request are complete.
     ``gone``: the dialler's forwarder gave up."""
 
-    __slots__ = ("_asked", "_gone", "_machine", "_peer", "admission", "limit", "steps", "token")
+    __slots__ = ("_asked", "_gone", "_machine", "_peer", "admission", "limit", "token")
 
     def __init__(
         self, stream: Stream, asked: Callable[[BridgeStream], None], gone: Callable[[BridgeStream], None]
@@ -65,7 +64,6 @@ class BridgeStream(QuietOwner):
         super().__init__(stream)
         self.token = b""
         self.limit: Limit | None = None
-        self.steps: Steps | None = None
         self.admission: Admission | None = None
         self._asked = asked
         self._gone = gone
@@ -195,6 +193,27 @@ class Bridges:
         self._expected[expected.token] = expected
         self._deadlines.set(expected.token, now + self._policy.stop_timeout, lambda _: self._forget(expected.token))
 
+    def words(self, connections: Collection[int]) -> list[messages.BridgeExpected]:
+        """RelayServer's words of bridges to our peers at ``connections`` that have not come, which are forgotten."""
+        found = [one for one in self._expected.values() if one.target_connection in connections]
+        for expected in found:
+            del self._expected[expected.token]
+            self._deadlines.cancel(expected.token)
+        return found
+
+    def early(self, bridge: BridgeStream) -> bool:
+        """Whether ``bridge`` came before RelayServer's word of it."""
+        return self._early.get(bridge.token) is bridge
+
+    def take_up(self, bridge: BridgeStream) -> None:
+        """A bridge that waited for RelayServer's word elsewhere."""
+        self._asked(bridge)
+
+    def leave(self, bridge: BridgeStream) -> None:
+        """It waits for the word elsewhere."""
+        if self.early(bridge):
+            del self._early[bridge.token]
+
     def _forget(self, token: bytes) -> None:
         self._expected.pop(token, None)
 
@@ -208,13 +227,16 @@ class Bridges:
         else:
             self._early[bridge.token] = bridge  # the stream's deadline ends it, if no word comes
 
-    def _link(self, *, plain: bool, initiator: bool, now: float, beyond: Beyond | None) -> Link:
+    def limits(self, *, plain: bool) -> ConnectionLimits:
+        """One stream, opened by whoever connects, by a program of ours: nothing to be counted a second."""
         limits = self._policy.connection
-        # One stream, opened by whoever connects, by a program of ours: nothing to be counted a second.
         yamux = replace(limits.yamux, max_inbound_streams=1, pings_per_second=0, streams_per_second=0)
+        return replace(limits, yamux=yamux, keepalive_interval=0.0 if plain else limits.keepalive_interval)
+
+    def _link(self, *, plain: bool, initiator: bool, now: float, beyond: Beyond | None) -> Link:
+        limits = self.limits(plain=plain)
         connection: Connection
         if plain:
-            limits = replace(limits, yamux=yamux, keepalive_interval=0.0)
             connection = PlainConnection(self._switch, now, initiator=initiator, limits=limits)
         else:
             connection = Connection(
@@ -223,7 +245,7 @@ class Bridges:
                 self._randomness(32),
                 now,
                 initiator=initiator,
-                limits=replace(limits, yamux=yamux),
+                limits=limits,
                 expected=self._static.identity.peer_id if initiator else None,
             )
         return self._links.bridge(connection, beyond, now)

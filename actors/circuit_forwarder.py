@@ -20,7 +20,6 @@ import msgspec
 from actors.actor import Send
 from actors.bridges import Bridges, BridgeStream, Dial
 from actors.circuit_setup import CircuitSetup
-from actors.circuit_steps import CircuitSteps
 from actors.deadlines import Deadlines
 from actors.forwarder_report import report
 from actors.inbound_streams import (
@@ -51,7 +50,6 @@ from protocol.yamux import (
     StreamReset,
     StreamWritable,
 )
-from tracing.tracer import AnyTracer
 
 #: Seconds between two reports of what was forwarded.
 COUNTERS_INTERVAL: Final = 1.0
@@ -64,9 +62,10 @@ class CircuitForwarder:
     """See the module.  ``randomness(n)``: n random bytes.  ``addresses``: ours, binary multiaddrs without /p2p.
     ``host``, ``bridges``: where it runs, and where its fellow forwarders reach it (messages.ForwarderReport).
 
+    ``adopting``: it takes over from another forwarder, and reports when it has (:meth:`adopted`).
+
     ``handle``, ``next_deadline`` and ``handle_deadline`` make it an actor; the methods under "What the host calls"
-    are for its host, and what they cause to be sent is taken with :meth:`take_sends`.  ``metrics``: the actor that is
-    told what is measured, "": none.
+    are for its host, and what they cause to be sent is taken with :meth:`take_sends`.
     """
 
     def __init__(
@@ -83,8 +82,7 @@ class CircuitForwarder:
         arena: Arena | None = None,
         host: str = "",
         bridges: Sequence[str] = (),
-        tracer: AnyTracer | None = None,
-        metrics: str = "",
+        adopting: bool = False,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -95,10 +93,6 @@ class CircuitForwarder:
         self._host = host
         self._bridge_addresses = tuple(bridges)
         self._relay_server = relay_server
-        self._metrics = metrics
-        self._measured: object = None
-        self.steps = CircuitSteps(name, tracer)
-        self.steps.now = now
         self._deadlines = Deadlines()
         self._links = Links(policy, self.switch, static, randomness, self._deadlines, self.refusals)
         self.links = self._links.table
@@ -135,15 +129,17 @@ class CircuitForwarder:
             self._description,
             self.refusals,
             self._tell,
-            self.steps,
         )
         self.circuits = self._setup.circuits
-        self._tell(self._report())
+        self._adopting = adopting
+        self._handing_to: str | None = None
+        self._may_release: Callable[[], None] = lambda: None
+        if not adopting:
+            self._tell(self._report())
 
     # What other actors say.
 
     def handle(self, message: messages.ForwarderMessage, now: float) -> list[Send]:
-        self.steps.now = now
         match message:
             case messages.ReserveGranted():
                 self._setup.reserve_granted(message)
@@ -153,9 +149,16 @@ class CircuitForwarder:
                 self._bridges.expect(message, now)
             case messages.ReserveRefused() | messages.ConnectRefused():
                 self._setup.refused(message)
+            case messages.ReportWanted() if self._adopting:
+                pass  # it hears of all when all has come
             case messages.ReportWanted():
                 self._tell(self._report())
                 self._setup.ask_again()
+                if self._handing_to is not None:
+                    self._tell(messages.HandoverBegins(self.name, self._handing_to))
+            case messages.HandoverReady():
+                may_release, self._may_release = self._may_release, lambda: None
+                may_release()
             case _:
                 pass  # another actor going down or up: what was asked of it is asked again when it wants a report
         return self.take_sends()
@@ -166,12 +169,31 @@ class CircuitForwarder:
         return self._deadlines.next()
 
     def handle_deadline(self, now: float) -> list[Send]:
-        self.steps.now = now
         for producer in list(self._producers):
             if not producer.stream.session.connection.blocked and not producer.produce():
                 del self._producers[producer]
         self._deadlines.run(now)
         return self.take_sends()
+
+    # Handing over (actors/handover.py).
+
+    def begin_handover(self, successor: str, may_release: Callable[[], None]) -> None:
+        """Another forwarder takes over, ``successor``, "" when it is another RelayServer's.  ``may_release`` is called
+        when RelayServer has no answer for us under way: from then on nothing but peers changes what is here."""
+        self._handing_to, self._may_release = successor, may_release
+        self._tell(messages.HandoverBegins(self.name, successor))
+
+    def handover_failed(self) -> None:
+        """What was not handed over stays: RelayServer goes on answering for it."""
+        self._handing_to, self._may_release = None, lambda: None
+        self._tell(self._report())
+        self._setup.ask_again(suspect=False)
+
+    def adopted(self, predecessor: str = "") -> None:
+        """All that was handed over has come.  RelayServer hears of it in place of what ``predecessor`` held."""
+        self._adopting = False
+        self._links.expect_no_more()
+        self._tell(self._report(replaces=predecessor))
 
     # What the host calls.
 
@@ -186,7 +208,7 @@ class CircuitForwarder:
         if self.links.get(link.id) is link and link.connection.state is State.MULTIPLEXED:
             stream = self._description.push(link.connection.session, link.remote)
             if stream is not None:
-                self._deadlines.set(stream, now + self.policy.stream_timeout, lambda _: self._stream_expired(stream))
+                self._expire_stream_at(stream, now + self.policy.stream_timeout)
 
     def admit(self, address: str, now: float) -> str:
         """Whether a connection from ``address`` may be accepted: "" or the limit that forbids it."""
@@ -210,7 +232,6 @@ class CircuitForwarder:
     def received(self, link: Link, now: float) -> None:
         """The connection's buffer was filled: act on what came of it.  A connection in error ends up closed."""
         connection = link.connection
-        self.steps.now = now
         try:
             while (event := connection.next_event()) is not None:
                 match event:
@@ -242,15 +263,11 @@ class CircuitForwarder:
         if self.switch.ended:
             self._setup.report_ended()
 
-    def lost(self, link: Link, reason: str, now: float | None = None) -> None:
+    def lost(self, link: Link, reason: str) -> None:
         """The connection is gone, by whoever's will: its circuits, streams and reservation with it."""
         if not self._links.remove(link):
             return
-        if now is not None:
-            self.steps.now = now
         connection = link.connection
-        if connection.peer is None and not link.bridge:
-            self.steps.handshake_failed(connection, reason)
         connection.state = State.CLOSED
         session = connection.session
         self.switch.abandon(session, reason)
@@ -278,8 +295,6 @@ class CircuitForwarder:
     def settle(self) -> None:
         """Give out credit, once the turn's bytes were written; what that adds is to be written too."""
         self.switch.settle()
-        if self.steps.watched:
-            self.steps.look()
 
     def take_sends(self) -> list[Send]:
         sends, self._sends = self._sends, []
@@ -295,7 +310,10 @@ class CircuitForwarder:
             stream.owner = self._bridges.serve(stream, self._setup.bridge_gone)
         else:
             stream.owner = Negotiation(stream, self._served, self._negotiated)
-        self._deadlines.set(stream, now + self.policy.stream_timeout, lambda _: self._stream_expired(stream))
+        self._expire_stream_at(stream, now + self.policy.stream_timeout)
+
+    def _expire_stream_at(self, stream: Stream, when: float) -> None:
+        self._deadlines.set(stream, when, lambda _: self._stream_expired(stream))
 
     def _negotiated(self, stream: Stream, protocol: str) -> None:
         # Those that ask once have until the deadline to ask, and to close; pings and perf may go on.
@@ -336,7 +354,7 @@ class CircuitForwarder:
         link: Link = stream.session.connection.owner
         return IdentifyAnswer(stream, self._description.identify(link.remote))
 
-    def _serve_identify_push(self, stream: Stream) -> StreamOwner:
+    def _serve_identify_push(self, stream: Stream) -> IdentifyPush:
         link: Link = stream.session.connection.owner
 
         def learnt(message: identify.IdentifyMessage) -> None:
@@ -349,9 +367,9 @@ class CircuitForwarder:
 
     # Reports.
 
-    def _report(self) -> messages.ForwarderReport:
+    def _report(self, replaces: str = "") -> messages.ForwarderReport:
         held = report(self.name, self._pid, self.links.values(), self.circuits.values(), self._setup.opening.values())
-        return msgspec.structs.replace(held, host=self._host, bridges=self._bridge_addresses)
+        return msgspec.structs.replace(held, host=self._host, bridges=self._bridge_addresses, replaces=replaces)
 
     def _schedule_counters(self, now: float) -> None:
         if self._reported is None:
@@ -370,11 +388,7 @@ class CircuitForwarder:
         if counters != self._reported:
             self._reported = counters
             self._tell(counters)
-        if self._metrics and (measured := self.steps.metrics(counters)) != self._measured:
-            self._measured = measured
-            self._sends.append(Send(self._metrics, measured))
-        self.steps.look_at_late()
         self._deadlines.set("counters", now + COUNTERS_INTERVAL, self._count)
 
-    def _tell(self, message: messages.RelayServerMessage, traceparent: str = "") -> None:
-        self._sends.append(Send(self._relay_server, message, traceparent))
+    def _tell(self, message: messages.RelayServerMessage) -> None:
+        self._sends.append(Send(self._relay_server, message))

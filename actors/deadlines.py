@@ -22,7 +22,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Hashable]] = []
-        self._wanted: dict[Hashable, tuple[int, Action]] = {}
+        self._wanted: dict[Hashable, tuple[int, float, Action]] = {}
         self._sequence = 0
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class Deadlines:
     def set(self, key: Hashable, when: float, action: Action) -> None:
         """Run ``action(now)`` once ``when`` has come, in place of what ``key`` stood for before."""
         self._sequence += 1
-        self._wanted[key] = (self._sequence, action)
+        self._wanted[key] = (self._sequence, when, action)
         heappush(self._heap, (when, self._sequence, key))
         if len(self._heap) > 2 * len(self._wanted) + _SMALL:
             self._heap = [entry for entry in self._heap if self._live(entry)]
@@ -39,6 +39,11 @@ class Deadlines:
 
     def cancel(self, key: Hashable) -> None:
         self._wanted.pop(key, None)
+
+    def when(self, key: Hashable) -> float:
+        """When what ``key`` stands for is due, 0: never."""
+        wanted = self._wanted.get(key)
+        return 0.0 if wanted is None else wanted[1]
 
     def next(self) -> float | None:
         """The earliest time at which something is due."""
@@ -51,7 +56,7 @@ class Deadlines:
         """Run what is due, in the order of its times.  Actions may set and cancel."""
         while (when := self.next()) is not None and when <= now:
             _, _, key = heappop(self._heap)
-            _, action = self._wanted.pop(key)
+            _, _, action = self._wanted.pop(key)
             action(now)
 
     def _live(self, entry: tuple[float, int, Hashable]) -> bool:

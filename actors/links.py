@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from actors.deadlines import Deadlines
@@ -101,6 +101,7 @@ class Links:
         "_arrivals",
         "_bridges",
         "_deadlines",
+        "_expected",
         "_next_id",
         "_per_address",
         "_policy",
@@ -130,13 +131,14 @@ class Links:
         self._next_id = 1
         self._per_address: Counter[str] = Counter()
         self._bridges = 0
+        self._expected: Counter[str] = Counter()
         rate = policy.connection_rate_per_ip
         self._arrivals = KeyedBuckets(rate / 60, max(rate / 4, 1), MAX_RATE_KEYS)
 
     def admit(self, address: str, now: float) -> str:
         """Whether a connection from ``address`` may be accepted: "" or the limit that forbids it."""
         policy = self._policy
-        if len(self.table) - self._bridges >= policy.max_connections:
+        if len(self.table) - self._bridges + self._expected.total() >= policy.max_connections:
             reason = "max_connections"
         elif self._per_address[address] >= policy.max_connections_per_ip:
             reason = "max_connections_per_ip"
@@ -177,6 +179,42 @@ class Links:
         self.table[link.id] = link
         self._watch(link, now)
         return link
+
+    def adopt(
+        self, connection: Connection, address: str, remote: bytes, local: bytes, looked_at: float, *, relayed: bool
+    ) -> Link:
+        """Take a peer's connection that another forwarder hands over: it was let in there.  ``looked_at``: when it is
+        next seen whether it lives."""
+        if self._expected[address]:
+            self._forget_expected(address, 1)
+        link = self._add(connection, address, remote, local, looked_at, relayed=relayed)
+        self._per_address[address] += 1
+        self.look_at(link, looked_at)
+        return link
+
+    def look_at(self, link: Link, when: float) -> None:
+        """See then whether ``link`` lives, instead of when its time would be."""
+        self._deadlines.set(link, when, lambda later: self._look_at(link, later))
+
+    def counts(self) -> dict[str, int]:
+        """How many connections there are of each address."""
+        return dict(self._per_address)
+
+    def expect(self, counts: Mapping[str, int]) -> None:
+        """So many of each address will be handed over: they take their places already."""
+        self._expected.update(counts)
+        self._per_address.update(counts)
+
+    def expect_no_more(self) -> None:
+        """What was expected and has not come will not come."""
+        for address, count in list(self._expected.items()):
+            self._forget_expected(address, count)
+
+    def _forget_expected(self, address: str, count: int) -> None:
+        for counter in (self._expected, self._per_address):
+            counter[address] -= count
+            if counter[address] <= 0:
+                del counter[address]
 
     def remove(self, link: Link) -> bool:
         """Forget ``link``; False when it was forgotten before."""

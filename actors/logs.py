@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,14 +12,7 @@ _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 
 
 class LogfmtFormatter(logging.Formatter):
-    """``time=2026-01-31T12:00:00.000Z level=info source=actors.node msg="..."``; newlines are escaped.
-
-    ``scrub``: takes peers and addresses out of a text.
-    """
-
-    def __init__(self, scrub: Callable[[str], str] = str) -> None:
-        super().__init__()
-        self._scrub = scrub
+    """``time=2026-01-31T12:00:00.000Z level=info source=actors.node msg="..."``; newlines are escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -28,10 +20,10 @@ class LogfmtFormatter(logging.Formatter):
             "time": time,
             "level": record.levelname.lower(),
             "source": record.name,
-            "msg": self._scrub(record.getMessage()),
+            "msg": record.getMessage(),
         }
         if record.exc_info:
-            fields["error"] = self._scrub(self.formatException(record.exc_info))
+            fields["error"] = self.formatException(record.exc_info)
         return " ".join(f"{key}={_value(text)}" for key, text in fields.items())
 
 
@@ -39,8 +31,8 @@ def _value(text: str) -> str:
     return text if text and _PLAIN.issuperset(text) else json.dumps(text)
 
 
-def configure_logging(level: str, scrub: Callable[[str], str] = str) -> None:
-    """Log at ``level`` (debug, info, warning, error) and above, to stderr, what ``scrub`` leaves of each line."""
+def configure_logging(level: str) -> None:
+    """Log at ``level`` (debug, info, warning, error) and above, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogfmtFormatter(scrub))
+    handler.setFormatter(LogfmtFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

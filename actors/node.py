@@ -23,7 +23,6 @@ from actors.logs import configure_logging
 from actors.ports.addresses import BindError, announced, bind_targets, reachable
 from actors.ports.host import Host, HostPolicy, random_bytes, wall_clock
 from actors.ports.storage import IdentityError, load_or_create_identity
-from actors.ports.telemetry import Telemetry, log_scrubber, telemetry_config
 from actors.relay_server import RelayServer, RelayServerPolicy
 from actors.runtime.local import LocalRuntime
 from actors.self_description import AGENT
@@ -33,8 +32,6 @@ from protocol.connection import ConnectionLimits
 from protocol.identity import Identity
 from protocol.noise import StaticKey
 from protocol.yamux import YamuxLimits
-from tracing.otlp import ExportError
-from tracing.sampling import SamplerError
 
 # Not __name__: run as a module that is "__main__".
 log = logging.getLogger("actors.node")
@@ -44,9 +41,6 @@ RELAY_SERVER: Final = "relay_server"
 
 #: Allocations between two collections of the youngest objects.
 GC_THRESHOLD: Final = 20_000
-
-#: Seconds that spans have to leave when the node stops, beside what is left of shutdown_grace.
-FLUSH: Final = 0.3
 
 #: Exit codes: a wrong setting or identity (another start will not cure it), a port that cannot be had now, and an actor
 #: that keeps failing.
@@ -58,15 +52,8 @@ EXIT_FAILED: Final = 70
 class Node:
     """The actors of one process and the sockets they are reached by."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        identity: Identity,
-        report: Callable[[dict[str, Any]], None],
-        telemetry: Telemetry | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, identity: Identity, report: Callable[[dict[str, Any]], None]) -> None:
         self.settings = settings
-        self.telemetry = telemetry or Telemetry(telemetry_config(settings, {}))
         self.identity = identity
         self.failure: str | None = None
         self.stopping = asyncio.Event()
@@ -82,7 +69,6 @@ class Node:
             on_fatal=self._failed,
             mailbox_capacity=settings.mailbox_capacity,
             restarts=RestartPolicy(settings.max_restarts, settings.restart_window),
-            tracer=self.telemetry.tracer,
         )
         self.host = Host(
             HostPolicy(
@@ -109,7 +95,6 @@ class Node:
         if not bound:
             raise BindError("none of the addresses to listen on can be had; choose others with --listen")
         self._find_addresses()
-        self.telemetry.start()
         self.runtime.add(RELAY_SERVER, self._relay_server)
         self.runtime.add(FORWARDER, self._circuit_forwarder, after_handle=self.host.end_turn)
         await self.runtime.start()
@@ -145,11 +130,8 @@ class Node:
                 await asyncio.wait_for(self.stopping.wait(), interval or None)
             except TimeoutError:
                 self._report(self.status(interval))
-        began = self.runtime.now()
         await self.host.close(self.settings.shutdown_grace)
         await self.runtime.stop()
-        left = self.settings.shutdown_grace - (self.runtime.now() - began)
-        await self.telemetry.stop(max(left, 0.0) + FLUSH)
         if self.failure is not None:
             log.error("%s", self.failure)
             return EXIT_FAILED
@@ -201,7 +183,7 @@ class Node:
             connect_rate_per_peer=s.connect_rate_per_peer,
             connect_rate_per_ip=s.connect_rate_per_ip,
         )
-        return RelayServer(policy, forwarders=(FORWARDER,), tracer=self.telemetry.tracer)
+        return RelayServer(policy, forwarders=(FORWARDER,))
 
     def _circuit_forwarder(self) -> CircuitForwarder:
         s = self.settings
@@ -229,8 +211,6 @@ class Node:
                 ),
             ),
         )
-        if self._forwarder is not None:
-            self._forwarder.steps.fell(self.runtime.now())
         forwarder = CircuitForwarder(
             FORWARDER,
             policy,
@@ -240,7 +220,6 @@ class Node:
             now=self.runtime.now(),
             addresses=self._own_addresses,
             relay_server=RELAY_SERVER,
-            tracer=self.telemetry.tracer,
         )
         self._forwarder = forwarder
         self.host.attach(forwarder)
@@ -249,7 +228,7 @@ class Node:
         return forwarder
 
     def _post(self, send: Send) -> None:
-        self.runtime.post(FORWARDER, send.receiver, send.message, traceparent=send.traceparent)
+        self.runtime.post(FORWARDER, send.receiver, send.message)
 
     def _failed(self, error: BaseException | str) -> None:
         self.failure = str(error)
@@ -270,7 +249,7 @@ def line(report: dict[str, Any]) -> str:
     )
 
 
-async def serve(settings: Settings, identity: Identity, telemetry: Telemetry) -> int:
+async def serve(settings: Settings, identity: Identity) -> int:
     """Run a node until it is told to stop; the exit code."""
 
     listening = True
@@ -286,7 +265,7 @@ async def serve(settings: Settings, identity: Identity, telemetry: Telemetry) ->
             listening = False
             log.warning("stdout is gone (%s): reporting stops, relaying goes on", error.strerror)
 
-    node = Node(settings, identity, report, telemetry)
+    node = Node(settings, identity, report)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -318,18 +297,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if settings.print_settings:
             print_settings(settings)
             return 0
-        telemetry = Telemetry(telemetry_config(settings, os.environ))
-        own = (*settings.listen, *settings.announce)
-        configure_logging(settings.log_level, log_scrubber(telemetry.redactor, own).scrub)
+        configure_logging(settings.log_level)
         identity = load_or_create_identity(settings.data_dir)
-    except (SettingsError, IdentityError, ExportError, SamplerError) as error:
+    except (SettingsError, IdentityError) as error:
         print(f"descord-relay: {error}", file=sys.stderr)
         return EXIT_SETTINGS
     try:
         import uvloop
     except ImportError:  # no wheel for this platform: asyncio's own loop serves, at a fifth more CPU
-        return asyncio.run(serve(settings, identity, telemetry))
-    return uvloop.run(serve(settings, identity, telemetry))
+        return asyncio.run(serve(settings, identity))
+    return uvloop.run(serve(settings, identity))
 
 
 if __name__ == "__main__":

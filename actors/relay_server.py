@@ -10,18 +10,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
 from actors.actor import Send
-from actors.admission_spans import AdmissionSpans
 from actors.rate_limit import KeyedBuckets
+from actors.relay_handover import Handovers
 from actors.reservations import Reservation, Reservations, group_of, plain
 from protocol import messages
 from protocol.relay_hop import Status
-from tracing.tracer import AnyTracer
 
 #: Seconds that a new RelayServer waits for its forwarders' reports before it goes by what it has.
 REPORT_WAIT: Final = 1.0
@@ -99,7 +98,8 @@ class _Circuit:
 
 class RelayServer:
     """See the module.  ``forwarders``: the names of the actors that own connections.  ``randomness(n)``: n random
-    bytes, for the tokens of bridges; a node of one forwarder needs none."""
+    bytes, for the tokens of bridges; a node of one forwarder needs none.  ``report_wait``: seconds that reports are
+    waited for."""
 
     def __init__(
         self,
@@ -108,11 +108,11 @@ class RelayServer:
         *,
         group: Callable[[str], str] = group_of,
         randomness: Callable[[int], bytes] | None = None,
-        tracer: AnyTracer | None = None,
+        report_wait: float = REPORT_WAIT,
     ) -> None:
         self.policy = policy
-        self._spans = AdmissionSpans(tracer)
         self._randomness = randomness
+        self._report_wait = report_wait
         self._reach: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._forwarders = tuple(forwarders)
         self._reservations = Reservations(
@@ -123,13 +123,13 @@ class RelayServer:
         self._per_peer: Counter[bytes] = Counter()
         self._next_circuit = 1
         self._refusals: Counter[str] = Counter()
-        self._granted = 0
         self._counters: dict[str, messages.ForwarderCounters] = {}
         # Until each forwarder has reported, requests wait; one that is asked again waits once.
         self._unreported: set[str] = set(self._forwarders)
         self._reported: set[str] = set()
         self._waiting: dict[tuple[str, int], messages.ReserveAsked | messages.ConnectAsked] = {}
         self._report_deadline: float | None = None
+        self._handovers = Handovers()
         self._started = False
         self._reserve_rates = (
             _rate("reserve_rate_per_ip", policy.reserve_rate_per_ip, "address"),
@@ -153,16 +153,12 @@ class RelayServer:
     # The actor.
 
     def handle(self, message: messages.RelayServerMessage, now: float) -> list[Send]:
-        self._spans.now = now
         match message:
             case messages.ReserveAsked() | messages.ConnectAsked():
-                self._spans.asked(message)
-                return self._wait(message) if self._unreported else self._answer(message, now)
+                return self._asked(message, now)
             case messages.CircuitOpened(circuit=circuit):
                 self._opening.pop(circuit, None)
-                self._spans.settled(circuit, failed=False)
             case messages.CircuitFailed(circuit=circuit) | messages.CircuitEnded(circuit=circuit):
-                self._spans.settled(circuit, failed=isinstance(message, messages.CircuitFailed))
                 self._forget(circuit)
             case messages.ReservationEnded(forwarder=forwarder, connection=connection, peer=peer):
                 self._reservations.end(peer, forwarder, connection)
@@ -171,8 +167,12 @@ class RelayServer:
                 return self._answer_waiting(now)
             case messages.ForwarderCounters(forwarder=forwarder):
                 self._counters[forwarder] = message
+            case messages.HandoverBegins(forwarder=forwarder):
+                self._handovers.begin(message, now)
+                return [Send(forwarder, messages.HandoverReady())]
             case messages.ActorDown(actor=actor):
-                self._forwarder_lost(actor)
+                if not self._handovers.fell(actor):
+                    self._forwarder_lost(actor)
                 return self._answer_waiting(now)
             case messages.StatusAsked(request_id=request_id, asker=asker):
                 return [Send(asker, self._status(request_id))]
@@ -187,33 +187,44 @@ class RelayServer:
         expiry = self._reservations.next_expiry()
         if expiry is not None:
             times.append(expiry)
+        if (handover := self._handovers.next_deadline()) is not None:
+            times.append(handover)
         if self._opening:
             times.append(next(iter(self._opening.values())) + ADMISSION_TIMEOUT)
         return min(times, default=None)
 
     def handle_deadline(self, now: float) -> list[Send]:
-        self._spans.now = now
         sends: list[Send] = []
         if not self._started:
             self._started = True
-            self._report_deadline = now + REPORT_WAIT
+            self._report_deadline = now + self._report_wait
             # A predecessor's answers may still be on their way: its numbers lie below, at less than a million a second.
             self._next_circuit = max(self._next_circuit, int(now * 1000) << 10)
             sends += [Send(forwarder, messages.ReportWanted()) for forwarder in self._forwarders]
         elif self._unreported and self._report_deadline is not None and self._report_deadline <= now:
             self._unreported.clear()
-            sends += self._answer_waiting(now)
+        for lost in self._handovers.expire(now):
+            self._forwarder_lost(lost)
+        sends += self._answer_waiting(now)
         self._reservations.expire(now)
         # In the order of their admission: the first that is young ends the search.
         while self._opening:
             circuit, admitted_at = next(iter(self._opening.items()))
             if admitted_at + ADMISSION_TIMEOUT > now:
                 break
-            self._spans.settled(circuit, failed=True)
             self._forget(circuit)
         return sends
 
     # Answers.
+
+    def _asked(self, asked: messages.ReserveAsked | messages.ConnectAsked, now: float) -> list[Send]:
+        if self._unreported:
+            return self._wait(asked)
+        if self._handovers:
+            held = self._reservations.find(asked.target, now) if isinstance(asked, messages.ConnectAsked) else None
+            if self._handovers.drops(asked) or self._handovers.holds(asked, held.forwarder if held else None):
+                return []
+        return self._answer(asked, now)
 
     def _answer(self, asked: messages.ReserveAsked | messages.ConnectAsked, now: float) -> list[Send]:
         if isinstance(asked, messages.ReserveAsked):
@@ -222,7 +233,6 @@ class RelayServer:
 
     def _refuse(self, asked: messages.ReserveAsked | messages.ConnectAsked, refusal: _Refusal) -> Send:
         self._refusals[refusal.setting] += 1
-        self._spans.refused(asked, refusal.setting)
         reserving = isinstance(asked, messages.ReserveAsked)
         message = (messages.ReserveRefused if reserving else messages.ConnectRefused)(
             request_id=asked.request_id,
@@ -242,10 +252,12 @@ class RelayServer:
         return [self._refuse(asked, _Refusal(Status.RESOURCE_LIMIT_EXCEEDED, "starting", reason, 1))]
 
     def _answer_waiting(self, now: float) -> list[Send]:
+        """Answer what may be answered now; the rest waits on."""
         if self._unreported:
             return []
         waiting, self._waiting = self._waiting, {}
-        return [send for asked in waiting.values() for send in self._answer(asked, now)]
+        asked = [*waiting.values(), *self._handovers.take_held()]
+        return [send for one in asked for send in self._asked(one, now)]
 
     def _reserve(self, asked: messages.ReserveAsked, now: float) -> Send:
         policy = self.policy
@@ -261,8 +273,6 @@ class RelayServer:
         granted = messages.ReserveGranted(
             asked.request_id, asked.connection, expires_at, policy.circuit_duration, policy.circuit_data
         )
-        self._granted += 1
-        self._spans.granted(asked)
         return Send(asked.forwarder, granted)
 
     def _connect(self, asked: messages.ConnectAsked, now: float) -> list[Send]:
@@ -293,7 +303,6 @@ class RelayServer:
             source=asked.source,
             target=asked.target,
             target_connection=admitted.target_connection,
-            traceparent=self._spans.context,
         )
         admitted = msgspec.structs.replace(admitted, bridge=bridge, token=token)
         return [Send(admitted.target_forwarder, expected), Send(asked.forwarder, admitted)]
@@ -318,7 +327,6 @@ class RelayServer:
         self._next_circuit += 1
         self._remember(circuit, _Circuit(asked.source, asked.target, asked.forwarder, held.forwarder, now))
         self._opening[circuit] = now
-        self._spans.admitted(asked, circuit)
         return messages.ConnectAdmitted(
             request_id=asked.request_id,
             connection=asked.connection,
@@ -368,7 +376,10 @@ class RelayServer:
         """A forwarder's first report adds to what it was granted since, if it was late.  A further one is of a
         forwarder that began anew, and is all that it holds."""
         forwarder = report.forwarder
-        if forwarder in self._reported:
+        self._handovers.reported(report)
+        if report.replaces:
+            self._replaced(report.replaces, forwarder)
+        elif forwarder in self._reported:
             self._reservations.end_forwarder(forwarder)
             # Those that it dials: circuits to its peers are reported by the forwarders of their diallers.
             for number in [number for number, circuit in self._circuits.items() if circuit.forwarder == forwarder]:
@@ -388,10 +399,19 @@ class RelayServer:
             )
             self._next_circuit = max(self._next_circuit, one.circuit + 1)
 
+    def _replaced(self, old: str, new: str) -> None:
+        """Forget what ``old`` held, but for circuits that others dialled: those lead to ``new`` now."""
+        for number, circuit in self._circuits.items():
+            if circuit.target_forwarder == old:
+                self._circuits[number] = replace(circuit, target_forwarder=new)
+        for number in [number for number, circuit in self._circuits.items() if circuit.forwarder == old]:
+            self._forget(number)
+        self._forwarder_lost(old)
+        self._forwarders = tuple(new if name == old else name for name in self._forwarders)
+
     def _forwarder_lost(self, forwarder: str) -> None:
         """It holds nothing any more, waits for nothing, and need not be waited for."""
         self._reservations.end_forwarder(forwarder)
-        self._spans.lost(forwarder)
         self._counters.pop(forwarder, None)
         self._reach.pop(forwarder, None)
         self._reported.discard(forwarder)
@@ -411,8 +431,6 @@ class RelayServer:
             connections=sum(counters.connections for counters in self._counters.values()),
             bytes_forwarded=sum(counters.bytes_forwarded for counters in self._counters.values()),
             refusals=dict(refusals),
-            refused_here=dict(self._refusals),
-            granted=self._granted,
         )
 
 

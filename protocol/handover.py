@@ -25,6 +25,7 @@ from protocol.connection import MUXERS, Connection, ConnectionLimits, State
 from protocol.errors import LocalProtocolError
 from protocol.identity import PeerId, PublicKey
 from protocol.machine_state import NegotiationState, restore_dialer, restore_listener, take_negotiation
+from protocol.plain_connection import PlainConnection, Unsealed
 from protocol.switching import Circuit, Switch
 from protocol.yamux import UNLIMITED, Session, Stream
 
@@ -148,11 +149,10 @@ def take(connection: Connection) -> ConnectionState:
     if connection.events or session.events or connection._segments:
         raise LocalProtocolError("a connection is handed over between turns")
     sealer, opener = connection._sealer, connection._opener
-    noisy = isinstance(sealer, noise.Sealer)
     stage = connection._stage
     negotiating = stage is not None and connection.state is not State.SECURING
     return ConnectionState(
-        kind=NOISE if noisy or stage is not None else PLAIN,
+        kind=PLAIN if isinstance(connection, PlainConnection) else NOISE,
         initiator=connection.initiator,
         step=connection.state.name,
         public_key=b"" if connection.public_key is None else connection.public_key.encode(),
@@ -178,7 +178,7 @@ def restore(
 
     ``static``: the key of the process that took the state.  ``shift``: seconds by which this process' clock is ahead.
     """
-    connection = Connection.__new__(Connection)
+    connection = Connection.__new__(PlainConnection if state.kind == PLAIN else Connection)
     connection._prepare(switch, state.opened_at + shift, initiator=state.initiator, limits=limits)
     connection.state = State[state.step]
     connection.last_received = state.last_received + shift
@@ -188,7 +188,9 @@ def restore(
     if state.public_key:
         connection.public_key = PublicKey.decode(state.public_key)
         connection.peer = connection.public_key.peer_id
-    if state.send_key:
+    if state.kind == PLAIN:
+        connection._sealer = Unsealed()
+    elif state.send_key:
         connection._sealer = noise.Sealer(state.send_key, state.send_counter)
         connection._opener = noise.Opener(state.receive_key, state.receive_counter)
     if connection.state is not State.MULTIPLEXED:

@@ -17,8 +17,8 @@ from protocol.machine import MAX_TRAILING, Machine
 from protocol.multistream import Dialer, Listener
 from protocol.perf import PerfServer
 from protocol.ping import SIZE, PingResponder
-from protocol.relay_hop import ConnectRequested, HopServer, Limit, ReserveRequested
-from protocol.relay_stop import StopClient
+from protocol.relay_hop import ConnectRequested, HopServer, ReserveRequested
+from protocol.relay_stop import StopClient, StopServer
 
 #: A message that is not whole, or what came behind the last one: what may be kept, and one receive.
 _Bytes = Annotated[bytes, msgspec.Meta(max_length=4 * MAX_TRAILING)]
@@ -47,6 +47,15 @@ class ReaderState(msgspec.Struct, frozen=True, array_like=True):
 
     buffered: _Bytes
     done: bool
+    trailing: _Bytes
+
+
+class AnswerState(msgspec.Struct, frozen=True, array_like=True):
+    """A machine that reads one request and answers it."""
+
+    buffered: _Bytes
+    done: bool
+    answered: bool
     trailing: _Bytes
 
 
@@ -110,9 +119,22 @@ def take_reader(machine: StopClient | IdentifyReader) -> ReaderState:
     return ReaderState(machine._reader._buffer, machine._done, machine._trailing)
 
 
-def restore_stop(state: ReaderState, source: PeerId, limit: Limit | None) -> StopClient:
-    machine = StopClient(source, limit)
+def restore_stop(state: ReaderState, source: PeerId) -> StopClient:
+    """``source``: any peer, for the request was sent."""
+    machine = StopClient(source, None)
     machine._reader.receive_data(state.buffered)
+    _ended(machine, done=state.done, trailing=state.trailing)
+    return machine
+
+
+def take_stop_server(machine: StopServer) -> AnswerState:
+    return AnswerState(machine._reader._buffer, machine._done, machine._answered, machine._trailing)
+
+
+def restore_stop_server(state: AnswerState) -> StopServer:
+    machine = StopServer()
+    machine._reader.receive_data(state.buffered)
+    machine._answered = state.answered
     _ended(machine, done=state.done, trailing=state.trailing)
     return machine
 

@@ -43,7 +43,8 @@ class ForwarderReport(_Message, frozen=True):
     """All that a forwarder holds: sent when it starts, and when a RelayServer starts and asks.
 
     ``host``: the machine that it runs on.  ``bridges``: where other forwarders reach it: "/unix/PATH" for those of the
-    same host, "/ip4/ADDRESS/tcp/PORT" for the others.
+    same host, "/ip4/ADDRESS/tcp/PORT" for the others.  ``replaces``: the forwarder whose
+    connections it took over, all that there were.
     """
 
     forwarder: str
@@ -52,6 +53,7 @@ class ForwarderReport(_Message, frozen=True):
     circuits: tuple[HeldCircuit, ...]
     host: str = ""
     bridges: tuple[str, ...] = ()
+    replaces: str = ""
 
 
 class ReserveAsked(_Message, frozen=True):
@@ -99,6 +101,16 @@ class CircuitEnded(_Message, frozen=True):
     bytes_to_target: int
     bytes_to_source: int
     reason: str
+
+
+class HandoverBegins(_Message, frozen=True):
+    """``forwarder`` hands its connections to ``successor`` ("" when that has another RelayServer).
+
+    Answered with HandoverReady; from then on no answer and no circuit goes to ``forwarder``, until the successor
+    reports in its place, or it reports itself, because it came to nothing."""
+
+    forwarder: str
+    successor: str
 
 
 class ForwarderCounters(_Message, frozen=True):
@@ -165,14 +177,13 @@ class ConnectAdmitted(_Message, frozen=True):
 
 
 class BridgeExpected(_Message, frozen=True):
-    """Whoever shows ``token`` brings the circuit of ``source`` to your peer ``target``.  ``traceparent``: its trace."""
+    """Whoever shows ``token`` brings the circuit of ``source`` to your peer ``target``."""
 
     circuit: int
     token: bytes
     source: bytes
     target: bytes
     target_connection: int
-    traceparent: str = ""
 
 
 class ConnectRefused(_Message, frozen=True):
@@ -181,6 +192,10 @@ class ConnectRefused(_Message, frozen=True):
     status: int
     reason: str
     retry_after: int
+
+
+class HandoverReady(_Message, frozen=True):
+    """What RelayServer had to say to you has been said."""
 
 
 class ReportWanted(_Message, frozen=True):
@@ -197,50 +212,6 @@ class StatusAnswer(_Message, frozen=True):
     connections: int
     bytes_forwarded: int
     refusals: dict[str, int]
-    refused_here: dict[str, int] | None = None
-    granted: int = 0
-
-
-# Everybody -> metrics (actors/metrics.py), if there is such an actor.  Sums are since the sender's start.
-
-
-class Times(msgspec.Struct, frozen=True, array_like=True):
-    """A histogram: counts by the bounds that tracing/metrics.py has for it, and seconds in all."""
-
-    counts: tuple[int, ...]
-    total: float
-
-
-class ForwarderMetrics(_Message, frozen=True):
-    """What a forwarder did, by words of our own code (actors/circuit_steps.py)."""
-
-    forwarder: str
-    connections: int
-    circuits: int
-    opened: int
-    bridged_in: int
-    hand_offs: int
-    bytes_by_class: dict[str, int]
-    failed: dict[str, int]
-    ended: dict[str, int]
-    refusals: dict[str, int]
-    handshake_failures: dict[str, int]
-    setup: dict[str, Times]
-
-
-class ProcessMetrics(_Message, frozen=True):
-    """What a process did, and how its actors are.  ``mailboxes``, ``restarts``: by actor; ``lag``: of its loop."""
-
-    process: str
-    cpu_seconds: float
-    resident_bytes: int
-    open_files: int
-    lag: Times
-    mailboxes: dict[str, int]
-    restarts: dict[str, int]
-    refused: int
-    expired: int
-    spans: dict[str, int]
 
 
 RelayServerMessage = (
@@ -251,6 +222,7 @@ RelayServerMessage = (
     | CircuitOpened
     | CircuitFailed
     | CircuitEnded
+    | HandoverBegins
     | ForwarderCounters
     | StatusAsked
     | ActorDown
@@ -263,15 +235,14 @@ ForwarderMessage = (
     | ConnectAdmitted
     | ConnectRefused
     | BridgeExpected
+    | HandoverReady
     | ReportWanted
     | ActorDown
     | ActorUp
 )
 
-MetricsMessage = ForwarderMetrics | ProcessMetrics | StatusAnswer | ActorDown | ActorUp
-
 #: Whatever may travel between actors.
-Message = RelayServerMessage | ForwarderMessage | MetricsMessage
+Message = RelayServerMessage | ForwarderMessage | StatusAnswer
 
 #: Messages that go before others in a mailbox: an actor must learn that another fell before it reads that one's words.
 CONTROL: tuple[type[Any], ...] = (ActorDown, ActorUp, ReportWanted, ForwarderReport)

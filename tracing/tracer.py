@@ -105,10 +105,6 @@ class Span:
         """It is an error: the trace is kept.  ``description``: ours, never a peer's words."""
         self.status = Status.ERROR
         self.description = description[:MAX_TEXT]
-        self.keep()
-
-    def keep(self) -> None:
-        """The trace failed elsewhere: this process' part of it is exported too."""
         if not self.trace.kept:
             self.trace.tracer.keep(self.trace)
 

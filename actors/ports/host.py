@@ -270,7 +270,7 @@ class Host:
     def _dial(self, forwarder: CircuitForwarder, dial: Dial) -> None:
         link = dial.link
         if link.connection.state is State.CLOSED:
-            forwarder.lost(link, "given up before it was connected", self._now())
+            forwarder.lost(link, "given up before it was connected")
             return
         try:
             if len(self._endpoints) >= self._max_connections:
@@ -278,7 +278,7 @@ class Host:
             sock = bridge_sockets.connect(dial.address)
         except OSError as error:
             log.warning("no bridge to another forwarder: %s", error.strerror or error)
-            forwarder.lost(link, "the other forwarder cannot be reached", self._now())
+            forwarder.lost(link, "the other forwarder cannot be reached")
             return
         endpoint = self._add(sock, link)
         if sock.family != socket.AF_UNIX:
@@ -416,7 +416,7 @@ class Host:
         if not endpoint.closing:
             endpoint.closing = True
             if self._forwarder is not None:
-                self._forwarder.lost(endpoint.link, "connection closed", self._now())
+                self._forwarder.lost(endpoint.link, "connection closed")
             self._loop.call_later(CLOSE_GRACE, self._close_socket, endpoint)
         if endpoint.backlog is None and not endpoint.finished:
             endpoint.finished = True
@@ -436,7 +436,7 @@ class Host:
             return
         self._close_socket(endpoint)
         if self._forwarder is not None and not endpoint.closing:
-            self._forwarder.lost(endpoint.link, reason, self._now())
+            self._forwarder.lost(endpoint.link, reason)
             self._wake()
         self.end_turn()
 

@@ -23,7 +23,6 @@ from protocol.relay_hop import HopClient
 from protocol.relay_stop import StopServer
 from protocol.switching import Switch
 from protocol.yamux import DataReceived, Stream, StreamFinished, StreamOpened, StreamReset, YamuxLimits
-from tracing.tracer import AnyTracer, NullTracer
 
 START = 1_800_000_000.0
 
@@ -208,14 +207,8 @@ class MemoryRelay:
         forwarder_policy: ForwarderPolicy | None = None,
         *,
         piece: int = 0,
-        tracer: Callable[[str], AnyTracer] | None = None,
     ) -> None:
         self.now = START
-        #: Of each actor, as if it were a process of its own.
-        self.tracers: dict[str, AnyTracer] = {
-            name: NullTracer() if tracer is None else tracer(name)
-            for name in ("relay_server", "forwarder/0", "forwarder/1")
-        }
         self.piece = piece
         self.identity = Identity.from_seed(seeded("relay"))
         self.peer_id: PeerId = self.identity.peer_id
@@ -226,13 +219,8 @@ class MemoryRelay:
             StaticKey(self.identity, seeded("relay static")),
             self._random,
             addresses=[bytes.fromhex("04010203040610e1")],
-            tracer=self.tracers["forwarder/0"],
         )
-        self.relay_server = RelayServer(
-            policy or RelayServerPolicy(rate_limits=False),
-            forwarders=("forwarder/0",),
-            tracer=self.tracers["relay_server"],
-        )
+        self.relay_server = RelayServer(policy or RelayServerPolicy(rate_limits=False), forwarders=("forwarder/0",))
         self.links: dict[MemoryPeer, Link] = {}
         #: Peers whose socket takes nothing: bytes for them pile up here.
         self.stalled: set[MemoryPeer] = set()
@@ -275,24 +263,24 @@ class MemoryRelay:
     def _post(self, sends: list) -> bool:
         for send in sends:
             actor = self.relay_server if send.receiver == "relay_server" else self.forwarder
-            self.tracers[send.receiver].current = send.traceparent
             self._post(actor.handle(send.message, self.now))
         return bool(sends)
 
     def _turn(self) -> bool:
         moved = self._post(self.forwarder.take_sends())
-        by_connection = {link.connection: peer for peer, link in self.links.items()}
-        for peer, link in list(self.links.items()):
+        for peer in list(self.links):
             data = peer.output()
             if data:
                 moved = True
                 for piece in self._pieces(data):
+                    link = self.links[peer]
                     if link.connection.state is not State.CLOSED:
                         link.connection.receive_data(piece, self.now)
                         self.forwarder.received(link, self.now)
-                    self._flush(by_connection)
+                    self._flush()
+                    self.between_turns()
         self._post(self.forwarder.take_sends())
-        self._flush(by_connection)
+        self._flush()
         for peer, data in list(self.backlog.items()):
             if peer not in self.stalled and data:
                 moved = True
@@ -302,10 +290,14 @@ class MemoryRelay:
                 if peer in self.links and self.links[peer].connection.blocked:
                     self.links[peer].connection.blocked = False
                     self.forwarder.drained(self.links[peer])
-                    self._flush(by_connection)
+                    self._flush()
         return moved
 
-    def _flush(self, by_connection: dict[Connection, MemoryPeer]) -> None:
+    def between_turns(self) -> None:
+        """Called when the relay has received something and written what came of it: for those who want to know."""
+
+    def _flush(self) -> None:
+        by_connection = {link.connection: peer for peer, link in self.links.items()}
         arena = self.forwarder.arena
         while True:
             dirty, arena.dirty = arena.dirty, []

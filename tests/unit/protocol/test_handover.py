@@ -12,6 +12,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.handover import ConnectionState, HandshakeState, SessionState, StreamState, decode, restore, take
 from protocol.identity import Identity
 from protocol.noise import StaticKey
+from protocol.plain_connection import PlainConnection
 from protocol.switching import Circuit, Switch
 from protocol.yamux import DataReceived, Session, Stream, StreamOpened, YamuxLimits
 from tests.support.peers import START, seeded
@@ -146,6 +147,29 @@ def test_there_is_nothing_to_take_of_a_closed_connection_or_amid_a_turn() -> Non
     old.close()
     with pytest.raises(LocalProtocolError, match="closed"):
         take(old)
+
+
+def test_what_is_made_of_a_state_has_that_state() -> None:
+    """Every field at a value that no new connection has."""
+    streams = (
+        StreamState(5, True, 11, 12, 13, 14, True, False, True, True, b"held", False),
+        StreamState(2, False, 21, 22, 23, 24, False, True, False, False, b"", False),
+    )
+    session = SessionState(streams, 8, b"control", b"part", 31, 5, 4, 32, True, True, 33, 34)
+    key = Identity.from_seed(seeded("someone")).public_key.encode()
+    times = (START + 1, START + 2, START + 3, START + 4)
+    state = ConnectionState(
+        "noise", True, "MULTIPLEXED", key, *times, b"pending", seeded("out"), 41, seeded("in"), 42, session, None, None
+    )
+    static = StaticKey(Identity.from_seed(seeded("listener")), seeded("listener static"))
+    new = restore(state, Switch(Arena()), static, LIMITS)
+    assert (new.session.inbound_streams, new.session.unacknowledged) == (1, 1)
+    assert take(new) == state
+    plain = msgspec.structs.replace(
+        state, kind="plain", send_key=b"", receive_key=b"", send_counter=0, receive_counter=0
+    )
+    new = restore(plain, Switch(Arena()), static, LIMITS)
+    assert isinstance(new, PlainConnection) and take(new) == plain
 
 
 def test_states_print_no_key() -> None:
