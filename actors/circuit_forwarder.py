@@ -20,6 +20,7 @@ import msgspec
 from actors.actor import Send
 from actors.bridges import Bridges, BridgeStream, Dial
 from actors.circuit_setup import CircuitSetup
+from actors.crowd import Counted
 from actors.deadlines import Deadlines
 from actors.forwarder_report import report
 from actors.inbound_streams import (
@@ -61,6 +62,7 @@ PUSHES_PER_SECOND: Final = 250
 class CircuitForwarder:
     """See the module.  ``randomness(n)``: n random bytes.  ``addresses``: ours, binary multiaddrs without /p2p.
     ``host``, ``bridges``: where it runs, and where its fellow forwarders reach it (messages.ForwarderReport).
+    ``crowd``: counts its connections, together with those of others if they share their limits.
 
     ``adopting``: it takes over from another forwarder, and reports when it has (:meth:`adopted`).
 
@@ -83,6 +85,7 @@ class CircuitForwarder:
         host: str = "",
         bridges: Sequence[str] = (),
         adopting: bool = False,
+        crowd: Counted | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -94,7 +97,7 @@ class CircuitForwarder:
         self._bridge_addresses = tuple(bridges)
         self._relay_server = relay_server
         self._deadlines = Deadlines()
-        self._links = Links(policy, self.switch, static, randomness, self._deadlines, self.refusals)
+        self._links = Links(policy, self.switch, static, randomness, self._deadlines, self.refusals, crowd)
         self.links = self._links.table
         self._producers: dict[PerfAnswer, None] = {}
         self._sends: list[Send] = []
@@ -151,6 +154,8 @@ class CircuitForwarder:
                 self._setup.refused(message)
             case messages.ReportWanted() if self._adopting:
                 pass  # it hears of all when all has come
+            case messages.AddressesChanged(addresses=addresses):
+                self.set_addresses(addresses, now)
             case messages.ReportWanted():
                 self._tell(self._report())
                 self._setup.ask_again()

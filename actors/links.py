@@ -6,16 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from actors.crowd import Counted, Crowd
 from actors.deadlines import Deadlines
-from actors.rate_limit import KeyedBuckets
 from protocol.connection import Connection, ConnectionLimits, State
 from protocol.errors import LocalProtocolError
 from protocol.identity import PeerId
 from protocol.noise import StaticKey
 from protocol.switching import Switch
-
-#: Addresses whose rate of new connections is remembered.
-MAX_RATE_KEYS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +92,13 @@ class Link:
 
 
 class Links:
-    """See the module.  ``refusals``: counted by the name of the limit."""
+    """See the module.  ``refusals``: counted by the name of the limit.  ``crowd``: None counts those of this table."""
 
     __slots__ = (
-        "_arrivals",
-        "_bridges",
+        "_crowd",
         "_deadlines",
         "_expected",
         "_next_id",
-        "_per_address",
         "_policy",
         "_randomness",
         "_refusals",
@@ -120,6 +115,7 @@ class Links:
         randomness: Callable[[int], bytes],
         deadlines: Deadlines,
         refusals: Counter[str],
+        crowd: Counted | None = None,
     ) -> None:
         self.table: dict[int, Link] = {}
         self._policy = policy
@@ -129,20 +125,17 @@ class Links:
         self._deadlines = deadlines
         self._refusals = refusals
         self._next_id = 1
-        self._per_address: Counter[str] = Counter()
-        self._bridges = 0
+        self._crowd = crowd or Crowd(policy.connection_rate_per_ip)
         self._expected: Counter[str] = Counter()
-        rate = policy.connection_rate_per_ip
-        self._arrivals = KeyedBuckets(rate / 60, max(rate / 4, 1), MAX_RATE_KEYS)
 
     def admit(self, address: str, now: float) -> str:
         """Whether a connection from ``address`` may be accepted: "" or the limit that forbids it."""
         policy = self._policy
-        if len(self.table) - self._bridges + self._expected.total() >= policy.max_connections:
+        if self._crowd.count() >= policy.max_connections:
             reason = "max_connections"
-        elif self._per_address[address] >= policy.max_connections_per_ip:
+        elif self._crowd.of(address) >= policy.max_connections_per_ip:
             reason = "max_connections_per_ip"
-        elif policy.rate_limits and not self._arrivals.take(address, now):
+        elif policy.rate_limits and not self._crowd.may_come(address, now):
             reason = "connection_rate_per_ip"
         else:
             return ""
@@ -160,14 +153,13 @@ class Links:
             limits=self._policy.connection,
         )
         link = self._add(connection, address, remote, local, now, relayed=relayed)
-        self._per_address[address] += 1
+        self._crowd.came(address)
         return link
 
     def bridge(self, connection: Connection, beyond: Beyond | None, now: float) -> Link:
         """A connection with another forwarder.  It counts as no peer's: there are as many as there are circuits."""
         link = self._add(connection, "", b"", b"", now, relayed=False)
         link.bridge, link.beyond = True, beyond
-        self._bridges += 1
         return link
 
     def _add(
@@ -188,7 +180,7 @@ class Links:
         if self._expected[address]:
             self._forget_expected(address, 1)
         link = self._add(connection, address, remote, local, looked_at, relayed=relayed)
-        self._per_address[address] += 1
+        self._crowd.came(address)
         self.look_at(link, looked_at)
         return link
 
@@ -198,12 +190,15 @@ class Links:
 
     def counts(self) -> dict[str, int]:
         """How many connections there are of each address."""
-        return dict(self._per_address)
+        return dict(Counter(link.address for link in self.table.values() if not link.bridge))
 
     def expect(self, counts: Mapping[str, int]) -> None:
-        """So many of each address will be handed over: they take their places already."""
+        """So many of each address will be handed over: they take their places already, unless both count together."""
+        if self._crowd.shared:
+            return
         self._expected.update(counts)
-        self._per_address.update(counts)
+        for address in Counter(counts).elements():
+            self._crowd.came(address)
 
     def expect_no_more(self) -> None:
         """What was expected and has not come will not come."""
@@ -211,22 +206,19 @@ class Links:
             self._forget_expected(address, count)
 
     def _forget_expected(self, address: str, count: int) -> None:
-        for counter in (self._expected, self._per_address):
-            counter[address] -= count
-            if counter[address] <= 0:
-                del counter[address]
+        for _ in range(count):
+            self._crowd.left(address)
+        self._expected[address] -= count
+        if self._expected[address] <= 0:
+            del self._expected[address]
 
     def remove(self, link: Link) -> bool:
         """Forget ``link``; False when it was forgotten before."""
         if self.table.pop(link.id, None) is None:
             return False
         self._deadlines.cancel(link)
-        if link.bridge:
-            self._bridges -= 1
-            return True
-        self._per_address[link.address] -= 1
-        if not self._per_address[link.address]:
-            del self._per_address[link.address]
+        if not link.bridge:
+            self._crowd.left(link.address)
         return True
 
     def _watch(self, link: Link, now: float) -> None:

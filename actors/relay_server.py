@@ -97,9 +97,9 @@ class _Circuit:
 
 
 class RelayServer:
-    """See the module.  ``forwarders``: the names of the actors that own connections.  ``randomness(n)``: n random
-    bytes, for the tokens of bridges; a node of one forwarder needs none.  ``report_wait``: seconds that reports are
-    waited for."""
+    """See the module.  ``forwarders``: the names of the actors that own connections; others may come and go.
+    ``randomness(n)``: n random bytes, for the tokens of bridges; a node of one forwarder needs none.
+    ``report_wait``: seconds that reports are waited for."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class RelayServer:
         self._randomness = randomness
         self._report_wait = report_wait
         self._reach: dict[str, tuple[str, tuple[str, ...]]] = {}
-        self._forwarders = tuple(forwarders)
+        self._forwarders = dict.fromkeys(forwarders)
         self._reservations = Reservations(
             policy.max_reservations, policy.max_reservations_per_ip, policy.max_reservations_per_group, group
         )
@@ -124,6 +124,7 @@ class RelayServer:
         self._next_circuit = 1
         self._refusals: Counter[str] = Counter()
         self._counters: dict[str, messages.ForwarderCounters] = {}
+        self._bytes_before = 0  # of forwarders that are gone
         # Until each forwarder has reported, requests wait; one that is asked again waits once.
         self._unreported: set[str] = set(self._forwarders)
         self._reported: set[str] = set()
@@ -384,6 +385,7 @@ class RelayServer:
             # Those that it dials: circuits to its peers are reported by the forwarders of their diallers.
             for number in [number for number, circuit in self._circuits.items() if circuit.forwarder == forwarder]:
                 self._forget(number)
+        self._forwarders[forwarder] = None  # maybe it came since we started
         self._reported.add(forwarder)
         self._reach[forwarder] = (report.host, report.bridges)
         self._unreported.discard(forwarder)
@@ -407,12 +409,15 @@ class RelayServer:
         for number in [number for number, circuit in self._circuits.items() if circuit.forwarder == old]:
             self._forget(number)
         self._forwarder_lost(old)
-        self._forwarders = tuple(new if name == old else name for name in self._forwarders)
+        self._forwarders[new] = None
 
     def _forwarder_lost(self, forwarder: str) -> None:
         """It holds nothing any more, waits for nothing, and need not be waited for."""
         self._reservations.end_forwarder(forwarder)
-        self._counters.pop(forwarder, None)
+        self._forwarders.pop(forwarder, None)  # it, or its successor, reports when it starts
+        if (last := self._counters.pop(forwarder, None)) is not None:
+            self._bytes_before += last.bytes_forwarded
+            self._refusals.update(last.refusals)
         self._reach.pop(forwarder, None)
         self._reported.discard(forwarder)
         self._unreported.discard(forwarder)
@@ -429,7 +434,7 @@ class RelayServer:
             reservations=len(self._reservations),
             circuits=len(self._circuits),
             connections=sum(counters.connections for counters in self._counters.values()),
-            bytes_forwarded=sum(counters.bytes_forwarded for counters in self._counters.values()),
+            bytes_forwarded=self._bytes_before + sum(one.bytes_forwarded for one in self._counters.values()),
             refusals=dict(refusals),
         )
 

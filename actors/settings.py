@@ -76,6 +76,11 @@ class Settings:
     ping_rate_per_connection: float
     stream_rate_per_connection: float
     serve_perf: bool
+    runtime: str
+    forwarders: int
+    ray_address: str
+    heartbeat_interval: float
+    heartbeat_timeout: float
     mailbox_capacity: int
     max_restarts: int
     restart_window: float
@@ -106,7 +111,21 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         values[name] = tuple(values[name])
     if not values["listen"]:
         raise SettingsError("listen is empty: a relay listens on at least one address")
+    _choose_runtime(values, origin)
     return Settings(**values, origin=origin, print_settings=arguments.print_settings)
+
+
+def _choose_runtime(values: dict[str, Any], origin: dict[str, str]) -> None:
+    """What only Ray does implies it, unless the local runtime was asked for by name."""
+    if values["runtime"] == "ray":
+        return
+    for name, needs in (("forwarders", values["forwarders"] > 1), ("ray_address", bool(values["ray_address"]))):
+        if needs and origin["runtime"] != "default":
+            raise SettingsError(
+                f"{name} = {values[name]!r} ({origin[name]}): the local runtime is one process; use --runtime ray"
+            )
+        if needs:
+            values["runtime"], origin["runtime"] = "ray", f"{name}, {origin[name]}"
 
 
 def print_settings(settings: Settings) -> None:

@@ -173,6 +173,19 @@ TABLE: Final[tuple[Row, ...]] = (
 
     Row("serve_perf", "bool", "", False,
         "Answer /perf/1.0.0: anybody may then have the node send bytes, to measure it."),
+    Row("runtime", "str", "", "local",
+        "Where actors run: local is one process, ray one for each actor. Ray costs about 400 MB of memory and two "
+        "seconds at the start; pip install 'descord-relay[ray]'.", choices=("local", "ray")),
+    Row("forwarders", "int", "", 1,
+        "Processes that share the port and carry circuits: as many as there are cores to spare. More than 1 need ray.",
+        least=1, most=256),
+    Row("ray_address", "str", "", "",
+        "HOST:PORT of the Ray cluster to run on, as `ray start` prints it. Empty: one of the node's own, on loopback."),
+    Row("heartbeat_interval", "float", "s", 1.0,
+        "Time between two signs of life of an actor's process (ray).", least=0.1, most=60),
+    Row("heartbeat_timeout", "float", "s", 5.0,
+        "Silence after which such a process is killed and replaced. One that died or was stopped is found at once; "
+        "this is for one that hangs, and must exceed what a busy host makes it wait.", least=0.5, most=600),
     Row("mailbox_capacity", "int", "messages", 100_000,
         "Messages that may wait for one actor: more than all peers can have asked at once.", least=100),
     Row("max_restarts", "int", "", 10,

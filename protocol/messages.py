@@ -202,6 +202,15 @@ class ReportWanted(_Message, frozen=True):
     """A RelayServer starts with nothing: forwarders tell it what they hold, and ask again what it did not answer."""
 
 
+# The node -> forwarder
+
+
+class AddressesChanged(_Message, frozen=True):
+    """Where peers reach the node from now on: binary multiaddrs without /p2p."""
+
+    addresses: tuple[bytes, ...]
+
+
 # RelayServer -> whoever asked
 
 
@@ -237,6 +246,7 @@ ForwarderMessage = (
     | BridgeExpected
     | HandoverReady
     | ReportWanted
+    | AddressesChanged
     | ActorDown
     | ActorUp
 )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import ifaddr
 from multiaddr import Multiaddr
 
 from protocol.addresses import encode_tcp
+
+# It is the node that says so.
+log = logging.getLogger("actors.node")
 
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -50,6 +54,22 @@ def bind_targets(listen: Sequence[str]) -> list[BindTarget]:
         assert host is not None and port is not None
         targets.append(BindTarget(text, host, int(port), optional=host == "::" and len(listen) > 1))
     return targets
+
+
+def bind_all(listen: Sequence[str], bind: Callable[[str, int], tuple[str, int]]) -> list[tuple[str, int]]:
+    """Bind each address that there is to listen on; what was bound.  BindError."""
+    bound: list[tuple[str, int]] = []
+    for target in bind_targets(listen):
+        try:
+            bound.append(bind(target.address, target.port))
+        except OSError as error:
+            if target.optional:
+                log.warning("not listening on %s: %s", target.text, error.strerror)
+                continue
+            raise BindError(f"listen = {target.text}: {error.strerror}; choose another with --listen") from error
+    if not bound:
+        raise BindError("none of the addresses to listen on can be had; choose others with --listen")
+    return bound
 
 
 def announced(announce: Sequence[str]) -> list[Address]:

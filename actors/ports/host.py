@@ -151,13 +151,7 @@ class Host:
 
     async def close(self, grace: float) -> None:
         """Accept no more, say good-bye to every peer, and end within ``grace`` seconds."""
-        for sock in self._listeners:
-            self._loop.remove_reader(sock)
-            if sock.family == socket.AF_UNIX:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(sock.getsockname())
-            sock.close()
-        self._listeners.clear()
+        self._close_listeners()
         forwarder = self._forwarder
         if forwarder is None:
             return
@@ -169,6 +163,22 @@ class Host:
                 await asyncio.wait_for(self._empty.wait(), grace)
         for endpoint in list(self._endpoints.values()):
             self._close_socket(endpoint)
+
+    def abandon(self) -> None:
+        """Close every socket at once: the forwarder fell, and another process takes its place."""
+        self._close_listeners()
+        self._forwarder = None
+        for endpoint in list(self._endpoints.values()):
+            self._close_socket(endpoint)
+
+    def _close_listeners(self) -> None:
+        for sock in self._listeners:
+            self._loop.remove_reader(sock)
+            if sock.family == socket.AF_UNIX:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(sock.getsockname())
+            sock.close()
+        self._listeners.clear()
 
     # Turns.
 

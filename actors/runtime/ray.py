@@ -17,6 +17,7 @@ import importlib.util
 import logging
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +77,7 @@ class RaySession:
         self._modules = tuple(modules)
         self._log_level = log_level
         self._watched: list[int] = []
-        _check_installed()
+        check_installed()
         self.folder = RunFolder()
         try:
             self._ray = self._start()
@@ -91,6 +92,7 @@ class RaySession:
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         os.environ.update(ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(token))
         with _surrounded(folder):
             ray: Any = importlib.import_module("ray")
@@ -107,6 +109,10 @@ class RaySession:
                 )
             except Exception as error:
                 raise RayFailed(f"Ray did not start: {type(error).__name__}: {error}") from error
+        for number, handler in handlers.items():
+            # Ray's own ends the program on the spot: whoever had it before is to have it again.
+            signal.signal(number, handler)
+            signal.siginterrupt(number, False)
         return ray
 
     def start(self, slot: str) -> _RayProcess:
@@ -269,7 +275,8 @@ class RayRuntime:
         self.fleet.tell(News(name, incarnation, State.UP, SUPERVISOR))
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """RayMissing, RayFailed."""
     if importlib.util.find_spec("ray") is None:
         raise RayMissing("the Ray runtime is not installed: pip install 'descord-relay[ray]', or use --runtime local")
     if "ray" in sys.modules and any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):

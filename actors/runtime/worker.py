@@ -11,7 +11,6 @@ Nothing here knows what carries the calls: actors/runtime/ray.py makes a Ray act
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib
 import logging
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.runtime.directory import News
+from actors.runtime.heap import settle_heap
 from actors.runtime.outlet import Call
 from actors.runtime.spec import ActorSpec
 from actors.runtime.station import Station
@@ -35,9 +35,6 @@ SUPERVISOR: Final = "supervisor"
 
 #: Log lines that wait to be heard; of more, the oldest are forgotten.
 LOG_LINES: Final = 1000
-
-#: Allocations between two collections of the youngest objects.
-GC_THRESHOLD: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +94,6 @@ def this_host() -> str:
 def clock_from(anchor: float) -> Callable[[], float]:
     """Unix time that never goes back, from the monotonic clock."""
     return lambda: anchor + time.monotonic()
-
-
-def settle_heap() -> None:
-    """What was made so far stays, and need not be looked through; what a forwarder makes lives for hours, so a full
-    collection costs tens of milliseconds and finds nothing: let it be rare."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 50)
 
 
 class Worker:

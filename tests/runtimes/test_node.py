@@ -123,7 +123,7 @@ async def test_addresses_that_change_are_told(tmp_path: Path, monkeypatch: pytes
     node.look_at_addresses()
     assert told == []
     moved = announced(["/ip4/203.0.113.9/tcp/4001"])
-    monkeypatch.setattr("actors.node.reachable", lambda bound: moved)
+    monkeypatch.setattr("actors.node_base.reachable", lambda bound: moved)
     node.look_at_addresses()
     peer_id = node.identity.peer_id
     assert told == [{"event": "addresses", "addresses": [f"/ip4/203.0.113.9/tcp/4001/p2p/{peer_id}"]}]

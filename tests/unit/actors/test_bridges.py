@@ -40,7 +40,7 @@ def settled(relay: BridgedRelay) -> None:
         assert not forwarder.circuits and not forwarder._setup.opening and not forwarder._setup._crossing
         assert not any(link.bridge for link in forwarder.links.values())
         assert not any(link.circuits for link in forwarder.links.values())
-        assert not forwarder._links._bridges
+        assert forwarder._links._crowd.count() == len(forwarder.links)
 
 
 @HOSTS

@@ -1,0 +1,95 @@
+"""The actors of a node with their ports, made where a runtime of many processes wants them (actors/runtime/spec.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass, field
+
+from actors.circuit_forwarder import CircuitForwarder
+from actors.policies import forwarder_policy, host_policy, relay_server_policy
+from actors.ports import bridge_sockets
+from actors.ports.host import Host, random_bytes
+from actors.ports.shared_crowd import CrowdFile, SharedCrowd
+from actors.relay_server import RelayServer
+from actors.runtime.spec import Part, Surroundings
+from actors.runtime.worker import this_host
+from actors.settings import Settings
+from protocol.identity import Identity
+from protocol.noise import StaticKey
+
+log = logging.getLogger(__name__)
+
+RELAY_SERVER = "relay_server"
+FORWARDERS = "forwarder/"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What proves to peers that they talk to this node, whichever of its forwarders they meet."""
+
+    identity: bytes = field(repr=False)
+    static: bytes = field(repr=False)
+
+    def unpack(self) -> StaticKey:
+        return StaticKey(Identity.decode(self.identity), self.static)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the forwarders of a node have in common.  ``listen``: IP address and port of each socket.  ``addresses``:
+    binary multiaddrs.  ``host``: the one that ``folder`` and ``crowd`` are on; elsewhere each counts for itself."""
+
+    listen: tuple[tuple[str, int], ...]
+    addresses: tuple[bytes, ...]
+    host: str
+    folder: str
+    crowd: CrowdFile
+
+
+def region(name: str) -> int:
+    """Where a forwarder counts its connections: not where its predecessor did, which may still be there."""
+    slot, _, generation = name.removeprefix(FORWARDERS).partition(".")
+    return int(slot) * 2 + int(generation or 0) % 2
+
+
+def relay_server(surroundings: Surroundings, settings: Settings) -> RelayServer:
+    forwarders = [name for name in surroundings.others if name.startswith(FORWARDERS)]
+    return RelayServer(relay_server_policy(settings), forwarders=forwarders, randomness=random_bytes)
+
+
+def forwarder(surroundings: Surroundings, settings: Settings, keys: Keys, place: Place) -> Part:
+    """A forwarder on its own sockets, at the ports that it shares with the others.  OSError."""
+    name, here = surroundings.name, this_host()
+    host = Host(host_policy(settings), post=surroundings.post, wake=surroundings.wake, now=surroundings.now)
+    try:
+        for address, port in place.listen:
+            host.listen(address, port, reuse_port=True)
+        bridges: list[str] = []
+        crowd = None
+        if here == place.host:
+            listener = bridge_sockets.listen_unix(os.path.join(place.folder, name.replace("/", "-")))
+            host.listen_for_bridges(listener)
+            bridges.append(bridge_sockets.address_of(listener))
+            crowd = SharedCrowd(place.crowd, region(name), settings.connection_rate_per_ip)
+        actor = CircuitForwarder(
+            name,
+            forwarder_policy(settings),
+            keys.unpack(),
+            random_bytes,
+            pid=os.getpid(),
+            now=surroundings.now(),
+            addresses=place.addresses,
+            relay_server=RELAY_SERVER,
+            host=here,
+            bridges=bridges,
+            crowd=crowd,
+        )
+    except BaseException:
+        host.abandon()
+        raise
+    host.attach(actor)
+    # What it has to say at once (its report) leaves when its first turn ends.
+    asyncio.get_running_loop().call_soon(host.end_turn)
+    return Part(actor, after_handle=host.end_turn, close=host.close, drop=host.abandon)

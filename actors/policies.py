@@ -1,0 +1,69 @@
+"""From the settings of a node to the policies of its actors and ports."""
+
+from __future__ import annotations
+
+from actors.links import ForwarderPolicy
+from actors.ports.host import HostPolicy
+from actors.relay_server import RelayServerPolicy
+from actors.settings import Settings
+from actors.supervisor import RestartPolicy
+from protocol.connection import ConnectionLimits
+from protocol.yamux import YamuxLimits
+
+
+def relay_server_policy(s: Settings) -> RelayServerPolicy:
+    return RelayServerPolicy(
+        max_reservations=s.max_reservations,
+        max_reservations_per_ip=s.max_reservations_per_ip,
+        max_reservations_per_group=s.max_reservations_per_group,
+        max_circuits=s.max_circuits,
+        max_circuits_per_peer=s.max_circuits_per_peer,
+        circuit_data=s.circuit_data,
+        circuit_duration=s.circuit_duration,
+        reservation_duration=s.reservation_duration,
+        rate_limits=s.rate_limits,
+        reserve_rate_per_peer=s.reserve_rate_per_peer,
+        reserve_rate_per_ip=s.reserve_rate_per_ip,
+        connect_rate_per_peer=s.connect_rate_per_peer,
+        connect_rate_per_ip=s.connect_rate_per_ip,
+    )
+
+
+def forwarder_policy(s: Settings) -> ForwarderPolicy:
+    rates = s.rate_limits
+    return ForwarderPolicy(
+        max_connections=s.max_connections,
+        max_connections_per_ip=s.max_connections_per_ip,
+        connection_rate_per_ip=s.connection_rate_per_ip,
+        rate_limits=rates,
+        idle_timeout=s.idle_timeout,
+        stream_timeout=s.stream_timeout,
+        stop_timeout=s.stop_timeout,
+        circuit_window=s.circuit_window,
+        serve_perf=s.serve_perf,
+        connection=ConnectionLimits(
+            handshake_timeout=s.handshake_timeout,
+            keepalive_interval=s.keepalive_interval,
+            keepalive_timeout=s.keepalive_timeout,
+            yamux=YamuxLimits(
+                max_inbound_streams=s.max_inbound_streams,
+                max_unacknowledged=s.max_unacked_streams,
+                max_frame=s.max_frame,
+                pings_per_second=int(s.ping_rate_per_connection) if rates else 0,
+                streams_per_second=int(s.stream_rate_per_connection) if rates else 0,
+            ),
+        ),
+    )
+
+
+def host_policy(s: Settings) -> HostPolicy:
+    """Of one forwarder: what may be unsent in all is shared evenly, for it bounds memory and is never near."""
+    return HostPolicy(
+        max_backlog=s.max_backlog,
+        max_backlog_total=max(s.max_backlog_total // s.forwarders, 1 << 20),
+        reserved_files=s.max_open_files_reserve,
+    )
+
+
+def restart_policy(s: Settings) -> RestartPolicy:
+    return RestartPolicy(s.max_restarts, s.restart_window)

@@ -1,0 +1,232 @@
+"""A node of several processes: this one supervises, RelayServer and each forwarder have their own, on Ray.
+
+This process carries no byte of any circuit and no message between the others.  It holds the ports, so that they are the
+node's even while every forwarder is being replaced; it watches the others and replaces what falls
+(actors/runtime/fleet.py); and it says what the node is doing.  The forwarders share each port: the kernel gives a new
+connection to one of them, which owns it to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from actors.actor import Send
+from actors.node import run_loop, serve
+from actors.node_base import EXIT_FAILED, EXIT_SETTINGS, NodeBase
+from actors.parts import FORWARDERS, RELAY_SERVER, Keys, Place, region
+from actors.policies import restart_policy
+from actors.ports.addresses import bind_all
+from actors.ports.host import random_bytes
+from actors.ports.shared_crowd import CrowdFile
+from actors.ports.storage import load_or_create_identity
+from actors.runtime.local import ActorFailed
+from actors.runtime.ray import RayFailed, RayMissing, RayRuntime, RaySession, check_installed
+from actors.runtime.spec import ActorSpec
+from actors.runtime.worker import clock_from, this_host
+from actors.settings import Settings
+from protocol import messages
+from protocol.identity import Identity
+
+log = logging.getLogger("actors.node")
+
+#: The actor of this process: what others tell the node.
+DESK: Final = "node"
+
+#: Seconds that RelayServer has to say how the node is.
+STATUS_PATIENCE: Final = 2.0
+
+
+class Desk:
+    """Takes answers to the node's questions, and tells new forwarders what changed since the node started.
+
+    ``rose``, ``fell``: called with the name of an actor.
+    """
+
+    def __init__(self, rose: Callable[[str], list[Send]], fell: Callable[[str], None]) -> None:
+        self._rose = rose
+        self._fell = fell
+        self.waiting: dict[int, asyncio.Future[messages.StatusAnswer]] = {}
+
+    def handle(self, message: messages.Message, now: float) -> list[Send]:
+        match message:
+            case messages.StatusAnswer(request_id=request_id):
+                answer = self.waiting.pop(request_id, None)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            case messages.ActorUp(actor=actor):
+                return self._rose(actor)
+            case messages.ActorDown(actor=actor):
+                self._fell(actor)
+            case _:
+                pass
+        return []
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def handle_deadline(self, now: float) -> list[Send]:
+        return []
+
+
+class RayNode(NodeBase):
+    """See the module."""
+
+    def __init__(self, settings: Settings, identity: Identity, report: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__(settings, identity, report)
+        self._ports: list[socket.socket] = []
+        self._session: RaySession | None = None
+        self._runtime: RayRuntime | None = None
+        self._crowd: CrowdFile | None = None
+        self._desk = Desk(self._rose, self._fell)
+        self._numbers = itertools.count(1)
+
+    async def start(self) -> None:
+        """See NodeBase.  RayFailed, ActorFailed."""
+        settings = self.settings
+        self._bound += bind_all(settings.listen, self._hold)
+        self.find_addresses()
+        session = self._session = RaySession(["actors.parts"], logging.getLevelName(settings.log_level.upper()))
+        folder = session.folder.path
+        self._crowd = CrowdFile.create(folder / "crowd", settings.forwarders * 2)
+        keys = Keys(self.identity.encode(), random_bytes(32))
+        place = Place(tuple(self._bound), tuple(self._own_addresses), this_host(), str(folder), self._crowd)
+        runtime = self._runtime = RayRuntime(
+            clock_from(time.time() - time.monotonic()),
+            self.failed,
+            mailbox_capacity=settings.mailbox_capacity,
+            restarts=restart_policy(settings),
+            session=session,
+            heartbeat_interval=settings.heartbeat_interval,
+            heartbeat_timeout=settings.heartbeat_timeout,
+        )
+        runtime.add(DESK, lambda: self._desk)
+        runtime.add(RELAY_SERVER, ActorSpec("actors.parts:relay_server", {"settings": settings}))
+        for number in range(settings.forwarders):
+            arguments = {"settings": settings, "keys": keys, "place": place}
+            runtime.add(f"{FORWARDERS}{number}", ActorSpec("actors.parts:forwarder", arguments, renamed=True))
+        await runtime.start()
+
+    def _hold(self, address: str, port: int) -> tuple[str, int]:
+        """Make the port the node's.  It must be nobody's: a second node could share it with us unnoticed."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        for shared in (False, True):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                if shared:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                sock.bind((address, port))
+                port = sock.getsockname()[1]
+                if shared:
+                    self._ports.append(sock)
+                else:
+                    # With SO_REUSEADDR, only this shows that somebody listens there.
+                    sock.listen(1)
+                    sock.close()
+            except OSError:
+                sock.close()
+                raise
+        return address, port
+
+    async def close(self) -> None:
+        runtime, session = self._runtime, self._session
+        if runtime is not None:
+            with suppress(Exception):  # what is left of it is ended below, whatever it is
+                await runtime.stop(self.settings.shutdown_grace)
+        if session is not None:
+            session.abandon()
+        for sock in self._ports:
+            sock.close()
+
+    def tell_addresses(self) -> None:
+        runtime = self._runtime
+        if runtime is not None:
+            for name in runtime.fleet.pids():
+                if name.startswith(FORWARDERS):
+                    runtime.post(DESK, name, messages.AddressesChanged(tuple(self._own_addresses)))
+
+    async def status(self, interval: float) -> dict[str, Any]:
+        runtime = self._runtime
+        assert runtime is not None
+        number = next(self._numbers)
+        answer = self._desk.waiting[number] = asyncio.get_running_loop().create_future()
+        question = messages.StatusAsked(number, DESK)
+        runtime.post(DESK, RELAY_SERVER, question, deadline=runtime.now() + STATUS_PATIENCE)
+        try:
+            told = await asyncio.wait_for(answer, STATUS_PATIENCE)
+        except TimeoutError:
+            self._desk.waiting.pop(number, None)
+            log.warning("RelayServer does not say how the node is")
+            return {"event": "status"}
+        return {
+            "event": "status",
+            "connections": told.connections,
+            "reservations": told.reservations,
+            "circuits": told.circuits,
+            "bytes": told.bytes_forwarded,
+            "bytes_per_second": self.rate(told.bytes_forwarded, interval),
+            "refusals": told.refusals,
+            "restarted": runtime.restarted,
+        }
+
+    def processes(self) -> dict[str, Any]:
+        runtime, session = self._runtime, self._session
+        assert runtime is not None and session is not None
+        return {
+            "pid": os.getpid(),
+            "actors": runtime.fleet.pids(),
+            "processes": {"janitor": session.folder.janitor, **session.vital},
+        }
+
+    def _rose(self, actor: str) -> list[Send]:
+        self._report({"event": "actors", **self.processes()})
+        if not actor.startswith(FORWARDERS):
+            return []
+        return [Send(actor, messages.AddressesChanged(tuple(self._own_addresses)))]
+
+    def _fell(self, actor: str) -> None:
+        if actor.startswith(FORWARDERS) and self._crowd is not None:
+            self._crowd.clear(region(actor))
+
+
+def run(settings: Settings) -> int:
+    """Run the node; the exit code.  SettingsError, IdentityError."""
+    try:
+        check_installed()
+    except RayMissing as error:
+        print(f"descord-relay: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
+    identity = load_or_create_identity(settings.data_dir)
+    # Whatever Ray prints on stdout, a program that reads our reports must not read it.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    nodes: list[RayNode] = []
+
+    def make(report: Callable[[dict[str, Any]], None]) -> RayNode:
+        nodes.append(RayNode(settings, identity, report))
+        return nodes[-1]
+
+    async def serving() -> int:
+        try:
+            return await serve(settings, make, out)
+        except (RayFailed, ActorFailed) as error:
+            print(f"descord-relay: {error}", file=sys.stderr)
+            await nodes[0].close()
+            return EXIT_FAILED
+
+    code = run_loop(serving())
+    out.flush()
+    sys.stderr.flush()
+    # Ray has ended, and what it would do at an ordinary end could wait a minute for a part of it that is gone.
+    os._exit(code)
