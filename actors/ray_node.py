@@ -187,6 +187,7 @@ class RayNode(NodeBase):
             "pid": os.getpid(),
             "actors": runtime.fleet.pids(),
             "processes": {"janitor": session.folder.janitor, **session.vital},
+            "run_folder": str(session.folder.path),
         }
 
     def _rose(self, actor: str) -> list[Send]:

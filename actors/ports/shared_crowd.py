@@ -5,7 +5,8 @@ nothing but its region, which the supervisor clears.  A region counts by hashed 
 their own, and the lesser count is taken: it is too high only where strangers share the bucket in both.  The hash is
 keyed, so that nobody can arrange that.
 
-Two forwarders that accept in the same microseconds may exceed a limit by one.  A connection costs 11 us with two forwarders, 15 with eight.
+Two forwarders that accept in the same microseconds may exceed a limit by one.  A connection costs 11 us with two
+forwarders, 15 with eight.
 """
 
 from __future__ import annotations
