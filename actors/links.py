@@ -189,8 +189,8 @@ class Links:
         self._deadlines.set(link, when, lambda later: self._look_at(link, later))
 
     def counts(self) -> dict[str, int]:
-        """How many connections there are of each address."""
-        return dict(Counter(link.address for link in self.table.values() if not link.bridge))
+        """How many connections there are of each address, those that are expected too."""
+        return dict(Counter(link.address for link in self.table.values() if not link.bridge) + self._expected)
 
     def expect(self, counts: Mapping[str, int]) -> None:
         """So many of each address will be handed over: they take their places already, unless both count together."""
