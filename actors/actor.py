@@ -13,10 +13,12 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """``message`` is to be put into the inbox of the actor named ``receiver``."""
+    """``message`` is to be put into the inbox of the actor named ``receiver``.  ``traceparent``: the step that asks
+    for it (tracing/context.py), "": none."""
 
     receiver: str
     message: Any
+    traceparent: str = ""
 
 
 class Actor(Protocol):

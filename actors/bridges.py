@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
+from actors.circuit_steps import Steps
 from actors.deadlines import Deadlines
 from actors.inbound_streams import QuietOwner
 from actors.links import Beyond, ForwarderPolicy, Link, Links
@@ -56,7 +57,7 @@ class BridgeStream(QuietOwner):
     """The first and only stream of a bridge, at the target's forwarder.  ``asked``: token and request are complete.
     ``gone``: the dialler's forwarder gave up."""
 
-    __slots__ = ("_asked", "_gone", "_machine", "_peer", "admission", "limit", "token")
+    __slots__ = ("_asked", "_gone", "_machine", "_peer", "admission", "limit", "steps", "token")
 
     def __init__(
         self, stream: Stream, asked: Callable[[BridgeStream], None], gone: Callable[[BridgeStream], None]
@@ -64,6 +65,7 @@ class BridgeStream(QuietOwner):
         super().__init__(stream)
         self.token = b""
         self.limit: Limit | None = None
+        self.steps: Steps | None = None
         self.admission: Admission | None = None
         self._asked = asked
         self._gone = gone

@@ -20,6 +20,7 @@ import msgspec
 from actors.actor import Send
 from actors.bridges import Bridges, BridgeStream, Dial
 from actors.circuit_setup import CircuitSetup
+from actors.circuit_steps import CircuitSteps
 from actors.crowd import Counted
 from actors.deadlines import Deadlines
 from actors.forwarder_report import report
@@ -51,6 +52,7 @@ from protocol.yamux import (
     StreamReset,
     StreamWritable,
 )
+from tracing.tracer import AnyTracer
 
 #: Seconds between two reports of what was forwarded.
 COUNTERS_INTERVAL: Final = 1.0
@@ -67,7 +69,8 @@ class CircuitForwarder:
     ``adopting``: it takes over from another forwarder, and reports when it has (:meth:`adopted`).
 
     ``handle``, ``next_deadline`` and ``handle_deadline`` make it an actor; the methods under "What the host calls"
-    are for its host, and what they cause to be sent is taken with :meth:`take_sends`.
+    are for its host, and what they cause to be sent is taken with :meth:`take_sends`.  ``metrics``: the actor that is
+    told what is measured, "": none.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class CircuitForwarder:
         bridges: Sequence[str] = (),
         adopting: bool = False,
         crowd: Counted | None = None,
+        tracer: AnyTracer | None = None,
+        metrics: str = "",
     ) -> None:
         self.name = name
         self.policy = policy
@@ -96,6 +101,10 @@ class CircuitForwarder:
         self._host = host
         self._bridge_addresses = tuple(bridges)
         self._relay_server = relay_server
+        self._metrics = metrics
+        self._measured: object = None
+        self.steps = CircuitSteps(name, tracer)
+        self.steps.now = now
         self._deadlines = Deadlines()
         self._links = Links(policy, self.switch, static, randomness, self._deadlines, self.refusals, crowd)
         self.links = self._links.table
@@ -132,6 +141,7 @@ class CircuitForwarder:
             self._description,
             self.refusals,
             self._tell,
+            self.steps,
         )
         self.circuits = self._setup.circuits
         self._adopting = adopting
@@ -143,6 +153,7 @@ class CircuitForwarder:
     # What other actors say.
 
     def handle(self, message: messages.ForwarderMessage, now: float) -> list[Send]:
+        self.steps.now = now
         match message:
             case messages.ReserveGranted():
                 self._setup.reserve_granted(message)
@@ -174,6 +185,7 @@ class CircuitForwarder:
         return self._deadlines.next()
 
     def handle_deadline(self, now: float) -> list[Send]:
+        self.steps.now = now
         for producer in list(self._producers):
             if not producer.stream.session.connection.blocked and not producer.produce():
                 del self._producers[producer]
@@ -237,6 +249,7 @@ class CircuitForwarder:
     def received(self, link: Link, now: float) -> None:
         """The connection's buffer was filled: act on what came of it.  A connection in error ends up closed."""
         connection = link.connection
+        self.steps.now = now
         try:
             while (event := connection.next_event()) is not None:
                 match event:
@@ -268,11 +281,15 @@ class CircuitForwarder:
         if self.switch.ended:
             self._setup.report_ended()
 
-    def lost(self, link: Link, reason: str) -> None:
+    def lost(self, link: Link, reason: str, now: float | None = None) -> None:
         """The connection is gone, by whoever's will: its circuits, streams and reservation with it."""
         if not self._links.remove(link):
             return
+        if now is not None:
+            self.steps.now = now
         connection = link.connection
+        if connection.peer is None and not link.bridge:
+            self.steps.handshake_failed(connection, reason)
         connection.state = State.CLOSED
         session = connection.session
         self.switch.abandon(session, reason)
@@ -300,6 +317,8 @@ class CircuitForwarder:
     def settle(self) -> None:
         """Give out credit, once the turn's bytes were written; what that adds is to be written too."""
         self.switch.settle()
+        if self.steps.watched:
+            self.steps.look()
 
     def take_sends(self) -> list[Send]:
         sends, self._sends = self._sends, []
@@ -393,7 +412,11 @@ class CircuitForwarder:
         if counters != self._reported:
             self._reported = counters
             self._tell(counters)
+        if self._metrics and (measured := self.steps.metrics(counters)) != self._measured:
+            self._measured = measured
+            self._sends.append(Send(self._metrics, measured))
+        self.steps.look_at_late()
         self._deadlines.set("counters", now + COUNTERS_INTERVAL, self._count)
 
-    def _tell(self, message: messages.RelayServerMessage) -> None:
-        self._sends.append(Send(self._relay_server, message))
+    def _tell(self, message: messages.RelayServerMessage, traceparent: str = "") -> None:
+        self._sends.append(Send(self._relay_server, message, traceparent))

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from actors.bridges import Bridges, BridgeStream
+from actors.circuit_steps import CircuitSteps
 from actors.deadlines import Deadlines
 from actors.links import ForwarderPolicy, Link
 from actors.relay_streams import Admission, CircuitAsker, HopStream, StopStream, told_limit
@@ -33,7 +34,7 @@ class CircuitSetup:
 
     ``links``: its connections by number.  ``tell``: takes what RelayServer is to hear.  ``asked``: requests that it has
     not answered, by their number.  ``opening``: circuits whose target has not answered, ``circuits``: those that stand,
-    both by the number that RelayServer gave.
+    both by the number that RelayServer gave.  ``steps``: is told each step that a request takes.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class CircuitSetup:
         "_next_request",
         "_policy",
         "_refusals",
+        "_steps",
         "_switch",
         "_tell",
         "asked",
@@ -66,7 +68,8 @@ class CircuitSetup:
         deadlines: Deadlines,
         description: SelfDescription,
         refusals: Counter[str],
-        tell: Callable[[messages.RelayServerMessage], None],
+        tell: Callable[[messages.RelayServerMessage, str], None],
+        steps: CircuitSteps,
     ) -> None:
         self.asked: dict[int, HopStream] = {}
         self.opening: dict[int, Admission] = {}
@@ -81,6 +84,7 @@ class CircuitSetup:
         self._description = description
         self._refusals = refusals
         self._tell = tell
+        self._steps = steps
         self._next_request = 1
         # Bridges that are being connected: their admission, and the token to show.
         self._crossing: dict[int, tuple[Admission, bytes]] = {}
@@ -101,6 +105,7 @@ class CircuitSetup:
 
     def _hop_asked(self, hop: HopStream) -> None:
         link: Link = hop.stream.session.connection.owner
+        self._steps.asked(hop, link.peer.bytes, None if hop.target is None else hop.target.bytes, link.address)
         if link.relayed:
             # "RESERVE and CONNECT over a relayed connection: PERMISSION_DENIED" (circuit-v2, "Hop protocol").
             self._refuse(hop, Status.PERMISSION_DENIED, "not over a relayed connection", 0)
@@ -120,10 +125,12 @@ class CircuitSetup:
         peer = link.peer.bytes
         if hop.target is None:
             link.may_hold = True
-            self._tell(messages.ReserveAsked(request_id, self._name, link.id, peer, link.address))
+            asked = messages.ReserveAsked(request_id, self._name, link.id, peer, link.address)
+            self._tell(asked, self._steps.context(hop))
         else:
             target = hop.target.bytes
-            self._tell(messages.ConnectAsked(request_id, self._name, link.id, peer, target, link.address))
+            wanted = messages.ConnectAsked(request_id, self._name, link.id, peer, target, link.address)
+            self._tell(wanted, self._steps.context(hop))
 
     def ask_again(self, *, suspect: bool = True) -> None:
         """A RelayServer starts: what its predecessor did not answer is asked anew, once, for it may have fallen over
@@ -142,6 +149,7 @@ class CircuitSetup:
         """The dialler went away before its request was answered or its circuit stood."""
         self.asked.pop(hop.request_id, None)
         self._asker_gone(hop)
+        self._steps.gone(hop)
 
     def _asker_gone(self, hop: CircuitAsker) -> None:
         admission = hop.admission
@@ -168,6 +176,7 @@ class CircuitSetup:
             seal_voucher(self._identity, link.peer, expires_at),
             told_limit(granted.limit_duration, granted.limit_data),
         )
+        self._steps.granted(hop)
 
     def refused(self, refused: messages.ReserveRefused | messages.ConnectRefused) -> None:
         hop = self._take_asked(refused.request_id)
@@ -177,6 +186,7 @@ class CircuitSetup:
     def _refuse(self, hop: CircuitAsker, status: Status, reason: str, retry_after: int) -> None:
         self._refusals[status.name] += 1
         hop.refuse(status, reason, retry_after)
+        self._steps.refused(hop, status)
 
     # Circuits.
 
@@ -187,12 +197,14 @@ class CircuitSetup:
             return
         self._deadlines.cancel(hop.stream)
         admission = Admission(admitted.circuit, hop, None, admitted.limit_duration, admitted.limit_data)
+        self._steps.admitted(hop, admitted.circuit)
         self.await_answer(admission, now + self._policy.stop_timeout)
         if admitted.target_forwarder == self._name:
             self._ask_target(admission, admitted.target_connection, admitted.target)
         elif not admitted.bridge:
             self._stop_failed(admission, Status.CONNECTION_FAILED, "the target's forwarder cannot be reached")
         else:
+            self._steps.bridging(hop)
             link = self._bridges.dial(admitted, now)
             self._crossing[link.id] = (admission, admitted.token)
             if link.connection.state is State.MULTIPLEXED:
@@ -202,6 +214,8 @@ class CircuitSetup:
         """Another forwarder brings a circuit to a peer of ours.  Its limits are that forwarder's affair."""
         self._deadlines.cancel(bridge.stream)
         admission = Admission(expected.circuit, bridge, None, 0.0, 0)
+        self._steps.bridged(bridge, expected.traceparent)
+        self._steps.admitted(bridge, expected.circuit)
         self.await_answer(admission, now + self._policy.stop_timeout)
         if bridge.source.bytes != expected.source:
             self._stop_failed(admission, Status.PERMISSION_DENIED, "the bridge was announced for another dialler")
@@ -211,6 +225,7 @@ class CircuitSetup:
     def bridge_gone(self, bridge: BridgeStream) -> None:
         """The dialler's forwarder gave the bridge up."""
         self._asker_gone(bridge)
+        self._steps.gone(bridge)
 
     def bridge_ready(self, link: Link) -> None:
         """A bridge that we dial is connected, and its other end has proved itself: ask through it."""
@@ -242,6 +257,7 @@ class CircuitSetup:
         if link is None or link.connection.state is not State.MULTIPLEXED or link.peer.bytes != target:
             self._stop_failed(admission, Status.NO_RESERVATION, "the target is no longer connected here")
         else:
+            self._steps.stopping(admission.hop)
             self._open_stop(admission, link, b"")
 
     def _open_stop(self, admission: Admission, link: Link, token: bytes) -> None:
@@ -271,10 +287,11 @@ class CircuitSetup:
         now = source.session.connection.last_received
         circuit = self._switch.join(admission.circuit, source, target, data_limit=admission.data, opened_at=now)
         self.circuits[circuit.id] = circuit
+        self._steps.joined(hop, circuit)
         for stream in (source, target):
             stream.session.connection.owner.circuits += 1
         if not isinstance(hop, BridgeStream):
-            self._tell(messages.CircuitOpened(circuit=circuit.id, forwarder=self._name))
+            self._tell(messages.CircuitOpened(circuit=circuit.id, forwarder=self._name), "")
         if early:
             self._switch.push(source, early)
         if answered_with:
@@ -287,6 +304,7 @@ class CircuitSetup:
         if not self._give_up(admission):
             return
         hop = admission.hop
+        self._steps.setup_failed(hop, status, reason)
         if not hop.stream.closed:
             self._refuse(hop, status, reason, 0)
         self._failed(admission, status, reason)
@@ -323,6 +341,7 @@ class CircuitSetup:
             self._deadlines.cancel(circuit)
             if self.circuits.pop(circuit.id, None) is None:
                 continue
+            self._steps.ended(circuit)
             links: list[Link] = [stream.session.connection.owner for stream in (circuit.source, circuit.target)]
             for link in links:
                 link.circuits -= 1
@@ -339,7 +358,8 @@ class CircuitSetup:
                     bytes_to_target=circuit.bytes_to_target,
                     bytes_to_source=circuit.bytes_to_source,
                     reason=circuit.reason,
-                )
+                ),
+                "",
             )
 
     def bytes_counted_elsewhere(self) -> int:
@@ -353,7 +373,7 @@ class CircuitSetup:
 
     def _tell_failed(self, circuit: int, status: Status, reason: str) -> None:
         self._tell(
-            messages.CircuitFailed(circuit=circuit, forwarder=self._name, status=int(status), reason=reason[:200])
+            messages.CircuitFailed(circuit=circuit, forwarder=self._name, status=int(status), reason=reason[:200]), ""
         )
 
 

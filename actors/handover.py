@@ -101,6 +101,7 @@ def release(forwarder: CircuitForwarder, links: Sequence[Link]) -> GroupState:
                 circuit.id, end(circuit.source), end(circuit.target), handover.data_limit(circuit), circuit.opened_at
             ),
             deadlines.when(circuit),
+            forwarder.steps.splice_state(circuit),
         )
         for circuit in circuits
     )
@@ -121,12 +122,13 @@ def release(forwarder: CircuitForwarder, links: Sequence[Link]) -> GroupState:
     # Only now, when all of it could be taken, is anything forgotten.
     numbers = {link.id: place for link, place in places.items()}
     expected = tuple(
-        ExpectedState(word.circuit, word.token, word.source, numbers[word.target_connection])
+        ExpectedState(word.circuit, word.token, word.source, numbers[word.target_connection], word.traceparent)
         for word in forwarder._bridges.words(numbers)
     )
     for circuit in circuits:
         del setup.circuits[circuit.id]
         deadlines.cancel(circuit)
+        forwarder.steps.drop_circuit(circuit.id)
     for admission in admissions:
         del setup.opening[admission.circuit]
         deadlines.cancel(admission)
@@ -179,6 +181,8 @@ def _forget(forwarder: CircuitForwarder, link: Link) -> None:
     for stream in link.connection.session.streams.values():
         owner = stream.owner
         forwarder._deadlines.cancel(stream)
+        if isinstance(owner, HopStream | BridgeStream):
+            forwarder.steps.drop_request(owner)
         if isinstance(owner, HopStream):
             forwarder._setup.asked.pop(owner.request_id, None)
         elif isinstance(owner, BridgeStream):
@@ -200,6 +204,7 @@ def adopt(
     LocalProtocolError when the state does not fit together; then nothing of it is kept.
     """
     links: list[Link] = []
+    forwarder.steps.now = now
     try:
         for one in state.links:
             links.append(_adopt_link(forwarder, one, static, shift))
@@ -212,12 +217,16 @@ def adopt(
         for word in state.expected:
             link = links[word.target]
             forwarder._bridges.expect(
-                messages.BridgeExpected(word.circuit, word.token, word.source, link.peer.bytes, link.id), now
+                messages.BridgeExpected(
+                    word.circuit, word.token, word.source, link.peer.bytes, link.id, word.traceparent
+                ),
+                now,
             )
         _take_up_bridges(forwarder, links, state)
     except (LookupError, ValueError, TypeError, AttributeError, RemoteProtocolError) as error:
         for joined in state.circuits:
             forwarder._setup.circuits.pop(joined.circuit.id, None)
+            forwarder.steps.drop_circuit(joined.circuit.id)
         for admission in state.admissions:
             forwarder._setup.opening.pop(admission.circuit, None)
         for link in links:
@@ -253,6 +262,7 @@ def _adopt_circuit(forwarder: CircuitForwarder, links: Sequence[Link], state: Jo
     source, target = _stream(links, state.circuit.source), _stream(links, state.circuit.target)
     circuit = handover.rejoin(forwarder.switch, state.circuit, source, target, shift)
     forwarder._setup.circuits[circuit.id] = circuit
+    forwarder.steps.resume(circuit, state.splice)
     for stream in (source, target):
         _link(stream).circuits += 1
     if state.deadline:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
+from actors.circuit_steps import SpliceState, StepsState
 from protocol.handover import CircuitState, ConnectionState
 from protocol.machine_state import AnswerState, HopState, NegotiationState, PerfState, PingState, ReaderState
 
@@ -33,6 +34,7 @@ class Hop(_Owner, frozen=True):
     asked: bool
     waiting: bool
     asked_again: bool
+    steps: StepsState | None = None
 
 
 class Stop(_Owner, frozen=True):
@@ -53,6 +55,7 @@ class Bridge(_Owner, frozen=True):
     source: bytes
     limit: tuple[int, int] | None
     early: bool
+    steps: StepsState | None = None
 
 
 class IdentifyPushed(_Owner, frozen=True):
@@ -133,6 +136,7 @@ class JoinedState(msgspec.Struct, frozen=True, array_like=True):
 
     circuit: CircuitState
     deadline: float
+    splice: SpliceState | None = None
 
 
 class ExpectedState(msgspec.Struct, frozen=True, array_like=True):
@@ -142,6 +146,7 @@ class ExpectedState(msgspec.Struct, frozen=True, array_like=True):
     token: bytes
     source: bytes
     target: int
+    traceparent: str = ""
 
 
 class GroupState(msgspec.Struct, frozen=True, array_like=True):

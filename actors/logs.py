@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,7 +13,14 @@ _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 
 
 class LogfmtFormatter(logging.Formatter):
-    """``time=2026-01-31T12:00:00.000Z level=info source=actors.node msg="..."``; newlines are escaped."""
+    """``time=2026-01-31T12:00:00.000Z level=info source=actors.node msg="..."``; newlines are escaped.
+
+    ``scrub``: takes peers and addresses out of a text.
+    """
+
+    def __init__(self, scrub: Callable[[str], str] = str) -> None:
+        super().__init__()
+        self._scrub = scrub
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -20,10 +28,12 @@ class LogfmtFormatter(logging.Formatter):
             "time": time,
             "level": record.levelname.lower(),
             "source": record.name,
-            "msg": record.getMessage(),
+            "msg": self._scrub(record.getMessage()),
         }
         if record.exc_info:
-            fields["error"] = self.formatException(record.exc_info)
+            fields["error"] = self._scrub(self.formatException(record.exc_info))
+        elif record.exc_text:  # of another process
+            fields["error"] = self._scrub(record.exc_text)
         return " ".join(f"{key}={_value(text)}" for key, text in fields.items())
 
 
@@ -31,8 +41,8 @@ def _value(text: str) -> str:
     return text if text and _PLAIN.issuperset(text) else json.dumps(text)
 
 
-def configure_logging(level: str) -> None:
-    """Log at ``level`` (debug, info, warning, error) and above, to stderr."""
+def configure_logging(level: str, scrub: Callable[[str], str] = str) -> None:
+    """Log at ``level`` (debug, info, warning, error) and above, to stderr, what ``scrub`` leaves of each line."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogfmtFormatter())
+    handler.setFormatter(LogfmtFormatter(scrub))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

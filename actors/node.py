@@ -22,12 +22,15 @@ from actors.policies import forwarder_policy, host_policy, relay_server_policy, 
 from actors.ports.addresses import BindError, bind_all
 from actors.ports.host import Host, random_bytes, wall_clock
 from actors.ports.storage import IdentityError, load_or_create_identity
+from actors.ports.telemetry import FLUSH, Telemetry, log_scrubber, telemetry_config
 from actors.relay_server import RelayServer
 from actors.runtime.heap import settle_heap
 from actors.runtime.local import LocalRuntime
 from actors.settings import Settings, SettingsError, load_settings, print_settings
 from protocol.identity import Identity
 from protocol.noise import StaticKey
+from tracing.otlp import ExportError
+from tracing.sampling import SamplerError
 
 # Not __name__: run as a module that is "__main__".
 log = logging.getLogger("actors.node")
@@ -39,8 +42,15 @@ RELAY_SERVER: Final = "relay_server"
 class Node(NodeBase):
     """The actors in this one process, and the sockets they are reached by."""
 
-    def __init__(self, settings: Settings, identity: Identity, report: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        report: Callable[[dict[str, Any]], None],
+        telemetry: Telemetry | None = None,
+    ) -> None:
         super().__init__(settings, identity, report)
+        self.telemetry = telemetry or Telemetry(telemetry_config(settings, {}))
         self._static = StaticKey(identity, random_bytes(32))
         self._forwarder: CircuitForwarder | None = None
         self.runtime = LocalRuntime(
@@ -48,10 +58,11 @@ class Node(NodeBase):
             on_fatal=self.failed,
             mailbox_capacity=settings.mailbox_capacity,
             restarts=restart_policy(settings),
+            tracer=self.telemetry.tracer,
         )
         self.host = Host(
             host_policy(settings),
-            post=lambda send: self.runtime.post(FORWARDER, send.receiver, send.message),
+            post=lambda send: self.runtime.post(FORWARDER, send.receiver, send.message, traceparent=send.traceparent),
             wake=lambda: self.runtime.wake(FORWARDER),
             now=self.runtime.now,
         )
@@ -64,6 +75,7 @@ class Node(NodeBase):
             await self.host.close(0)
             raise
         self.find_addresses()
+        self.telemetry.start()
         self.runtime.add(RELAY_SERVER, self._relay_server)
         self.runtime.add(FORWARDER, self._circuit_forwarder, after_handle=self.host.end_turn)
         await self.runtime.start()
@@ -75,8 +87,10 @@ class Node(NodeBase):
             self.runtime.wake(FORWARDER)
 
     async def close(self) -> None:
-        await self.host.close(self.settings.shutdown_grace)
+        grace, began = self.settings.shutdown_grace, self.runtime.now()
+        await self.host.close(grace)
         await self.runtime.stop()
+        await self.telemetry.stop(max(grace - (self.runtime.now() - began), 0.0) + FLUSH)
 
     async def status(self, interval: float) -> dict[str, Any]:
         forwarder = self._forwarder
@@ -99,9 +113,11 @@ class Node(NodeBase):
         return {"pid": pid, "actors": dict.fromkeys((RELAY_SERVER, FORWARDER), pid)}
 
     def _relay_server(self) -> RelayServer:
-        return RelayServer(relay_server_policy(self.settings), forwarders=(FORWARDER,))
+        return RelayServer(relay_server_policy(self.settings), forwarders=(FORWARDER,), tracer=self.telemetry.tracer)
 
     def _circuit_forwarder(self) -> CircuitForwarder:
+        if self._forwarder is not None:
+            self._forwarder.steps.fell(self.runtime.now())
         forwarder = CircuitForwarder(
             FORWARDER,
             forwarder_policy(self.settings),
@@ -111,6 +127,7 @@ class Node(NodeBase):
             now=self.runtime.now(),
             addresses=self._own_addresses,
             relay_server=RELAY_SERVER,
+            tracer=self.telemetry.tracer,
         )
         self._forwarder = forwarder
         self.host.attach(forwarder)
@@ -178,17 +195,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if settings.print_settings:
             print_settings(settings)
             return 0
-        configure_logging(settings.log_level)
+        telemetry = telemetry_config(settings, os.environ)
+        configure_logging(settings.log_level, log_scrubber(telemetry, (*settings.listen, *settings.announce)).scrub)
         if settings.runtime == "ray":
             # Only now: it is not needed otherwise, and maybe not installed.
             from actors.ray_node import run
 
-            return run(settings)
+            return run(settings, telemetry)
         identity = load_or_create_identity(settings.data_dir)
-    except (SettingsError, IdentityError) as error:
+        exporting = Telemetry(telemetry)
+    except (SettingsError, IdentityError, ExportError, SamplerError) as error:
         print(f"descord-relay: {error}", file=sys.stderr)
         return EXIT_SETTINGS
-    return run_loop(serve(settings, lambda report: Node(settings, identity, report), sys.stdout))
+    return run_loop(serve(settings, lambda report: Node(settings, identity, report, exporting), sys.stdout))
 
 
 def run_loop(serving: Coroutine[Any, Any, int]) -> int:

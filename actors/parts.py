@@ -12,6 +12,7 @@ from actors.policies import forwarder_policy, host_policy, relay_server_policy
 from actors.ports import bridge_sockets
 from actors.ports.host import Host, random_bytes
 from actors.ports.shared_crowd import CrowdFile, SharedCrowd
+from actors.ports.telemetry import FLUSH, TelemetryConfig, process_telemetry
 from actors.relay_server import RelayServer
 from actors.runtime.spec import Part, Surroundings
 from actors.runtime.worker import this_host
@@ -54,14 +55,25 @@ def region(name: str) -> int:
     return int(slot) * 2 + int(generation or 0) % 2
 
 
-def relay_server(surroundings: Surroundings, settings: Settings) -> RelayServer:
+def relay_server(surroundings: Surroundings, settings: Settings, telemetry: TelemetryConfig) -> Part:
+    exporting = process_telemetry(telemetry)
     forwarders = [name for name in surroundings.others if name.startswith(FORWARDERS)]
-    return RelayServer(relay_server_policy(settings), forwarders=forwarders, randomness=random_bytes)
+    actor = RelayServer(
+        relay_server_policy(settings), forwarders=forwarders, randomness=random_bytes, tracer=exporting.tracer
+    )
+
+    async def close(grace: float) -> None:
+        await exporting.stop(FLUSH)
+
+    return Part(actor, close=close, tracer=exporting.tracer)
 
 
-def forwarder(surroundings: Surroundings, settings: Settings, keys: Keys, place: Place) -> Part:
+def forwarder(
+    surroundings: Surroundings, settings: Settings, keys: Keys, place: Place, telemetry: TelemetryConfig
+) -> Part:
     """A forwarder on its own sockets, at the ports that it shares with the others.  OSError."""
     name, here = surroundings.name, this_host()
+    exporting = process_telemetry(telemetry)
     host = Host(host_policy(settings), post=surroundings.post, wake=surroundings.wake, now=surroundings.now)
     try:
         for address, port in place.listen:
@@ -85,6 +97,7 @@ def forwarder(surroundings: Surroundings, settings: Settings, keys: Keys, place:
             host=here,
             bridges=bridges,
             crowd=crowd,
+            tracer=exporting.tracer,
         )
     except BaseException:
         host.abandon()
@@ -92,4 +105,10 @@ def forwarder(surroundings: Surroundings, settings: Settings, keys: Keys, place:
     host.attach(actor)
     # What it has to say at once (its report) leaves when its first turn ends.
     asyncio.get_running_loop().call_soon(host.end_turn)
-    return Part(actor, after_handle=host.end_turn, close=host.close, drop=host.abandon)
+
+    async def close(grace: float) -> None:
+        began = surroundings.now()
+        await host.close(grace)
+        await exporting.stop(max(grace - (surroundings.now() - began), 0.0) + FLUSH)
+
+    return Part(actor, after_handle=host.end_turn, close=close, drop=host.abandon, tracer=exporting.tracer)

@@ -28,6 +28,7 @@ from actors.ports.addresses import bind_all
 from actors.ports.host import random_bytes
 from actors.ports.shared_crowd import CrowdFile
 from actors.ports.storage import load_or_create_identity
+from actors.ports.telemetry import TelemetryConfig
 from actors.runtime.local import ActorFailed
 from actors.runtime.ray import RayFailed, RayMissing, RayRuntime, RaySession, check_installed
 from actors.runtime.spec import ActorSpec
@@ -35,6 +36,7 @@ from actors.runtime.worker import clock_from, this_host
 from actors.settings import Settings
 from protocol import messages
 from protocol.identity import Identity
+from tracing.otlp import check_exporter
 
 log = logging.getLogger("actors.node")
 
@@ -80,8 +82,15 @@ class Desk:
 class RayNode(NodeBase):
     """See the module."""
 
-    def __init__(self, settings: Settings, identity: Identity, report: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        report: Callable[[dict[str, Any]], None],
+        telemetry: TelemetryConfig,
+    ) -> None:
         super().__init__(settings, identity, report)
+        self._telemetry = telemetry
         self._ports: list[socket.socket] = []
         self._session: RaySession | None = None
         self._runtime: RayRuntime | None = None
@@ -94,7 +103,9 @@ class RayNode(NodeBase):
         settings = self.settings
         self._bound += bind_all(settings.listen, self._hold)
         self.find_addresses()
-        session = self._session = RaySession(["actors.parts"], logging.getLevelName(settings.log_level.upper()))
+        telemetry = self._telemetry
+        modules = ["actors.parts", *(telemetry.plan.modules if telemetry.plan is not None else ())]
+        session = self._session = RaySession(modules, logging.getLevelName(settings.log_level.upper()))
         folder = session.folder.path
         self._crowd = CrowdFile.create(folder / "crowd", settings.forwarders * 2)
         keys = Keys(self.identity.encode(), random_bytes(32))
@@ -109,9 +120,11 @@ class RayNode(NodeBase):
             heartbeat_timeout=settings.heartbeat_timeout,
         )
         runtime.add(DESK, lambda: self._desk)
-        runtime.add(RELAY_SERVER, ActorSpec("actors.parts:relay_server", {"settings": settings}))
+        runtime.add(
+            RELAY_SERVER, ActorSpec("actors.parts:relay_server", {"settings": settings, "telemetry": telemetry})
+        )
         for number in range(settings.forwarders):
-            arguments = {"settings": settings, "keys": keys, "place": place}
+            arguments = {"settings": settings, "keys": keys, "place": place, "telemetry": telemetry}
             runtime.add(f"{FORWARDERS}{number}", ActorSpec("actors.parts:forwarder", arguments, renamed=True))
         await runtime.start()
 
@@ -201,8 +214,10 @@ class RayNode(NodeBase):
             self._crowd.clear(region(actor))
 
 
-def run(settings: Settings) -> int:
-    """Run the node; the exit code.  SettingsError, IdentityError."""
+def run(settings: Settings, telemetry: TelemetryConfig) -> int:
+    """Run the node; the exit code.  SettingsError, IdentityError, ExportError."""
+    if telemetry.plan is not None:
+        check_exporter(telemetry.plan)
     try:
         check_installed()
     except RayMissing as error:
@@ -215,7 +230,7 @@ def run(settings: Settings) -> int:
     nodes: list[RayNode] = []
 
     def make(report: Callable[[dict[str, Any]], None]) -> RayNode:
-        nodes.append(RayNode(settings, identity, report))
+        nodes.append(RayNode(settings, identity, report, telemetry))
         return nodes[-1]
 
     async def serving() -> int:

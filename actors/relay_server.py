@@ -16,11 +16,13 @@ from typing import Final
 import msgspec
 
 from actors.actor import Send
+from actors.admission_spans import AdmissionSpans
 from actors.rate_limit import KeyedBuckets
 from actors.relay_handover import Handovers
 from actors.reservations import Reservation, Reservations, group_of, plain
 from protocol import messages
 from protocol.relay_hop import Status
+from tracing.tracer import AnyTracer
 
 #: Seconds that a new RelayServer waits for its forwarders' reports before it goes by what it has.
 REPORT_WAIT: Final = 1.0
@@ -109,8 +111,10 @@ class RelayServer:
         group: Callable[[str], str] = group_of,
         randomness: Callable[[int], bytes] | None = None,
         report_wait: float = REPORT_WAIT,
+        tracer: AnyTracer | None = None,
     ) -> None:
         self.policy = policy
+        self._spans = AdmissionSpans(tracer)
         self._randomness = randomness
         self._report_wait = report_wait
         self._reach: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -123,6 +127,7 @@ class RelayServer:
         self._per_peer: Counter[bytes] = Counter()
         self._next_circuit = 1
         self._refusals: Counter[str] = Counter()
+        self._granted = 0
         self._counters: dict[str, messages.ForwarderCounters] = {}
         self._bytes_before = 0  # of forwarders that are gone
         # Until each forwarder has reported, requests wait; one that is asked again waits once.
@@ -154,12 +159,16 @@ class RelayServer:
     # The actor.
 
     def handle(self, message: messages.RelayServerMessage, now: float) -> list[Send]:
+        self._spans.now = now
         match message:
             case messages.ReserveAsked() | messages.ConnectAsked():
+                self._spans.asked(message)
                 return self._asked(message, now)
             case messages.CircuitOpened(circuit=circuit):
                 self._opening.pop(circuit, None)
+                self._spans.settled(circuit, failed=False)
             case messages.CircuitFailed(circuit=circuit) | messages.CircuitEnded(circuit=circuit):
+                self._spans.settled(circuit, failed=isinstance(message, messages.CircuitFailed))
                 self._forget(circuit)
             case messages.ReservationEnded(forwarder=forwarder, connection=connection, peer=peer):
                 self._reservations.end(peer, forwarder, connection)
@@ -195,6 +204,7 @@ class RelayServer:
         return min(times, default=None)
 
     def handle_deadline(self, now: float) -> list[Send]:
+        self._spans.now = now
         sends: list[Send] = []
         if not self._started:
             self._started = True
@@ -213,6 +223,7 @@ class RelayServer:
             circuit, admitted_at = next(iter(self._opening.items()))
             if admitted_at + ADMISSION_TIMEOUT > now:
                 break
+            self._spans.settled(circuit, failed=True)
             self._forget(circuit)
         return sends
 
@@ -223,7 +234,10 @@ class RelayServer:
             return self._wait(asked)
         if self._handovers:
             held = self._reservations.find(asked.target, now) if isinstance(asked, messages.ConnectAsked) else None
-            if self._handovers.drops(asked) or self._handovers.holds(asked, held.forwarder if held else None):
+            if self._handovers.drops(asked):
+                self._spans.forget(asked)
+                return []
+            if self._handovers.holds(asked, held.forwarder if held else None):
                 return []
         return self._answer(asked, now)
 
@@ -234,6 +248,7 @@ class RelayServer:
 
     def _refuse(self, asked: messages.ReserveAsked | messages.ConnectAsked, refusal: _Refusal) -> Send:
         self._refusals[refusal.setting] += 1
+        self._spans.refused(asked, refusal.setting)
         reserving = isinstance(asked, messages.ReserveAsked)
         message = (messages.ReserveRefused if reserving else messages.ConnectRefused)(
             request_id=asked.request_id,
@@ -274,6 +289,8 @@ class RelayServer:
         granted = messages.ReserveGranted(
             asked.request_id, asked.connection, expires_at, policy.circuit_duration, policy.circuit_data
         )
+        self._granted += 1
+        self._spans.granted(asked)
         return Send(asked.forwarder, granted)
 
     def _connect(self, asked: messages.ConnectAsked, now: float) -> list[Send]:
@@ -304,6 +321,7 @@ class RelayServer:
             source=asked.source,
             target=asked.target,
             target_connection=admitted.target_connection,
+            traceparent=self._spans.context,
         )
         admitted = msgspec.structs.replace(admitted, bridge=bridge, token=token)
         return [Send(admitted.target_forwarder, expected), Send(asked.forwarder, admitted)]
@@ -328,6 +346,7 @@ class RelayServer:
         self._next_circuit += 1
         self._remember(circuit, _Circuit(asked.source, asked.target, asked.forwarder, held.forwarder, now))
         self._opening[circuit] = now
+        self._spans.admitted(asked, circuit)
         return messages.ConnectAdmitted(
             request_id=asked.request_id,
             connection=asked.connection,
@@ -418,6 +437,8 @@ class RelayServer:
         if (last := self._counters.pop(forwarder, None)) is not None:
             self._bytes_before += last.bytes_forwarded
             self._refusals.update(last.refusals)
+        self._spans.lost(forwarder)
+        self._counters.pop(forwarder, None)
         self._reach.pop(forwarder, None)
         self._reported.discard(forwarder)
         self._unreported.discard(forwarder)
@@ -436,6 +457,8 @@ class RelayServer:
             connections=sum(counters.connections for counters in self._counters.values()),
             bytes_forwarded=self._bytes_before + sum(one.bytes_forwarded for one in self._counters.values()),
             refusals=dict(refusals),
+            refused_here=dict(self._refusals),
+            granted=self._granted,
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from actors.circuit_steps import Steps
 from actors.inbound_streams import QuietOwner
 from protocol import relay_stop
 from protocol.errors import RemoteProtocolError
@@ -44,10 +45,11 @@ class Admission:
 class CircuitAsker(Protocol):
     """Who wants a circuit: a dialler's HOP stream, or the bridge from the dialler's forwarder.
 
-    ``source``: the dialler.  ``admission``: once the circuit is being made.
+    ``source``: the dialler.  ``admission``: once the circuit is being made.  ``steps``: its trace.
     """
 
     stream: Stream
+    steps: Steps | None
     admission: Admission | None
 
     @property
@@ -68,7 +70,7 @@ def told_limit(duration: float, data: int) -> Limit | None:
 class HopStream(QuietOwner):
     """One request of a peer.  ``asked``: it is complete (``target`` None: RESERVE).  ``gone``: the peer gave up."""
 
-    __slots__ = ("_asked", "_gone", "_machine", "admission", "asked_again", "request_id", "target")
+    __slots__ = ("_asked", "_gone", "_machine", "admission", "asked_again", "request_id", "steps", "target")
 
     def __init__(self, stream: Stream, asked: Callable[[HopStream], None], gone: Callable[[HopStream], None]) -> None:
         super().__init__(stream)
@@ -77,6 +79,7 @@ class HopStream(QuietOwner):
         self._gone = gone
         self.request_id = 0
         self.asked_again = False
+        self.steps: Steps | None = None
         self.target: PeerId | None = None
         self.admission: Admission | None = None
 

@@ -42,6 +42,11 @@ class Settings:
     log_level: str
     json: bool
     status_interval: float
+    metrics_port: int
+    metrics_listen: str
+    trace_sampling: float
+    trace_identities: bool
+    trace_key_rotation: float
     shutdown_grace: float
     circuit_data: int
     circuit_duration: float

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Final
 
 UNBOUNDED: Final = float("inf")
@@ -74,6 +75,14 @@ def _announce_form(addresses: list[str]) -> str | None:
     return None
 
 
+def _ip_form(text: str) -> str | None:
+    try:
+        ip_address(text)
+    except ValueError:
+        return f"{text} is no IP address"
+    return None
+
+
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
 
@@ -94,6 +103,19 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("json", "bool", "", False, "One JSON object a line on stdout, for programs that start a node."),
     Row("status_interval", "float", "s", 60.0,
         "Time between two lines that say what the node is doing; 0: none.", most=86_400),
+    Row("metrics_port", "int", "", 0,
+        "TCP port of the metrics, for Prometheus; 0: none. A dedicated relay takes 9090.", most=65_535),
+    Row("metrics_listen", "str", "", "127.0.0.1",
+        "IP address of the metrics. They name no peer, but say how busy the relay is.", check=_ip_form),
+    Row("trace_sampling", "float", "", 1.0,
+        "Share of circuits and reservations whose trace is exported, if OTEL_EXPORTER_OTLP_ENDPOINT is set; those that "
+        "fail or are refused always are. A busy relay takes 0.01.", most=1),
+    Row("trace_identities", "bool", "", False,
+        "Show peer ids and IP addresses in traces and logs. Off: hashes under a key that only this node has. On: "
+        "whoever reads them learns who talked to whom, when and how much."),
+    Row("trace_key_rotation", "float", "s", 86_400.0,
+        "Time after which that key is replaced: a peer's circuits can be told to be one peer's for so long.",
+        least=60, most=31_536_000),
     Row("shutdown_grace", "float", "s", 1.5,
         "Time that peers have to take the last bytes when the node stops; it ends within 2 s.", most=60),
 

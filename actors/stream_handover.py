@@ -44,6 +44,7 @@ def take_owner(forwarder: CircuitForwarder, owner: StreamOwner) -> states.OwnerS
                 asked=bool(owner.request_id),
                 waiting=forwarder._setup.asked.get(owner.request_id) is owner,
                 asked_again=owner.asked_again,
+                steps=forwarder.steps.request_state(owner),
             )
         case StopStream():
             negotiation = owner._negotiation
@@ -60,6 +61,7 @@ def take_owner(forwarder: CircuitForwarder, owner: StreamOwner) -> states.OwnerS
                 source=b"" if owner._peer is None else owner._peer.bytes,
                 limit=None if limit is None else (limit.duration, limit.data),
                 early=forwarder._bridges.early(owner),
+                steps=forwarder.steps.request_state(owner),
             )
         case IdentifyPush():
             return states.IdentifyPushed(machine_state.take_reader(owner._machine))
@@ -114,6 +116,7 @@ def _restore_hop(forwarder: CircuitForwarder, stream: Stream, state: states.Hop)
     if isinstance(request, ConnectRequested):
         hop.target = request.peer
     hop.asked_again = state.asked_again
+    forwarder.steps.resume_request(hop, state.steps)
     if state.asked:
         forwarder._setup.take_up(hop, waiting=state.waiting)
     return hop
@@ -137,6 +140,7 @@ def _restore_bridge(forwarder: CircuitForwarder, stream: Stream, state: states.B
     """One that waits for RelayServer's word is taken up when all of its group is here (actors/handover.py)."""
     bridge = forwarder._bridges.serve(stream, forwarder._setup.bridge_gone)
     bridge.token = state.token
+    forwarder.steps.resume_request(bridge, state.steps)
     bridge._machine = machine_state.restore_stop_server(state.machine)
     bridge._peer = PeerId(state.source) if state.source else None
     bridge.limit = None if state.limit is None else Limit(*state.limit)

@@ -177,13 +177,14 @@ class ConnectAdmitted(_Message, frozen=True):
 
 
 class BridgeExpected(_Message, frozen=True):
-    """Whoever shows ``token`` brings the circuit of ``source`` to your peer ``target``."""
+    """Whoever shows ``token`` brings the circuit of ``source`` to your peer ``target``.  ``traceparent``: its trace."""
 
     circuit: int
     token: bytes
     source: bytes
     target: bytes
     target_connection: int
+    traceparent: str = ""
 
 
 class ConnectRefused(_Message, frozen=True):
@@ -221,6 +222,50 @@ class StatusAnswer(_Message, frozen=True):
     connections: int
     bytes_forwarded: int
     refusals: dict[str, int]
+    refused_here: dict[str, int] | None = None
+    granted: int = 0
+
+
+# Everybody -> metrics (actors/metrics.py), if there is such an actor.  Sums are since the sender's start.
+
+
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """A histogram: counts by the bounds that tracing/metrics.py has for it, and seconds in all."""
+
+    counts: tuple[int, ...]
+    total: float
+
+
+class ForwarderMetrics(_Message, frozen=True):
+    """What a forwarder did, by words of our own code (actors/circuit_steps.py)."""
+
+    forwarder: str
+    connections: int
+    circuits: int
+    opened: int
+    bridged_in: int
+    hand_offs: int
+    bytes_by_class: dict[str, int]
+    failed: dict[str, int]
+    ended: dict[str, int]
+    refusals: dict[str, int]
+    handshake_failures: dict[str, int]
+    setup: dict[str, Times]
+
+
+class ProcessMetrics(_Message, frozen=True):
+    """What a process did, and how its actors are.  ``mailboxes``, ``restarts``: by actor; ``lag``: of its loop."""
+
+    process: str
+    cpu_seconds: float
+    resident_bytes: int
+    open_files: int
+    lag: Times
+    mailboxes: dict[str, int]
+    restarts: dict[str, int]
+    refused: int
+    expired: int
+    spans: dict[str, int]
 
 
 RelayServerMessage = (
@@ -251,8 +296,10 @@ ForwarderMessage = (
     | ActorUp
 )
 
+MetricsMessage = ForwarderMetrics | ProcessMetrics | StatusAnswer | ActorDown | ActorUp
+
 #: Whatever may travel between actors.
-Message = RelayServerMessage | ForwarderMessage | StatusAnswer
+Message = RelayServerMessage | ForwarderMessage | MetricsMessage
 
 #: Messages that go before others in a mailbox: an actor must learn that another fell before it reads that one's words.
 CONTROL: tuple[type[Any], ...] = (ActorDown, ActorUp, ReportWanted, ForwarderReport)

@@ -105,6 +105,10 @@ class Span:
         """It is an error: the trace is kept.  ``description``: ours, never a peer's words."""
         self.status = Status.ERROR
         self.description = description[:MAX_TEXT]
+        self.keep()
+
+    def keep(self) -> None:
+        """The trace failed elsewhere: this process' part of it is exported too."""
         if not self.trace.kept:
             self.trace.tracer.keep(self.trace)
 
@@ -114,17 +118,21 @@ class Span:
             self.end_time = max(now, self.start)
             self.trace.tracer.ended(self)
 
-    def leave(self) -> SpanState:
-        """It goes on in another process (:meth:`Tracer.resume`), and is none of ours from now on."""
+    def state(self) -> SpanState | None:
+        """What another process needs to go on with it (:meth:`Tracer.resume`); None: it has ended."""
+        if self.end_time:
+            return None
         trace = self.trace
-        state = SpanState(
+        return SpanState(
             trace.trace_id, self.span_id, self.parent_id, self.name, self.start, trace.kept,
             self.attributes, self.events
         )  # fmt: skip
+
+    def drop(self) -> None:
+        """It goes on elsewhere, and is none of ours from now on."""
         if not self.end_time:
             self.end_time = self.start
-            trace.tracer.released(trace)
-        return state
+            self.trace.tracer.released(self.trace)
 
 
 class Tracer:
@@ -249,7 +257,9 @@ class NullSpan:
 
     def end(self, now: float) -> None: ...
 
-    def leave(self) -> None: ...
+    def state(self) -> None: ...
+
+    def drop(self) -> None: ...
 
 
 NULL_SPAN: Final = NullSpan()

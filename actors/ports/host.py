@@ -280,7 +280,7 @@ class Host:
     def _dial(self, forwarder: CircuitForwarder, dial: Dial) -> None:
         link = dial.link
         if link.connection.state is State.CLOSED:
-            forwarder.lost(link, "given up before it was connected")
+            forwarder.lost(link, "given up before it was connected", self._now())
             return
         try:
             if len(self._endpoints) >= self._max_connections:
@@ -288,7 +288,7 @@ class Host:
             sock = bridge_sockets.connect(dial.address)
         except OSError as error:
             log.warning("no bridge to another forwarder: %s", error.strerror or error)
-            forwarder.lost(link, "the other forwarder cannot be reached")
+            forwarder.lost(link, "the other forwarder cannot be reached", self._now())
             return
         endpoint = self._add(sock, link)
         if sock.family != socket.AF_UNIX:
@@ -426,7 +426,7 @@ class Host:
         if not endpoint.closing:
             endpoint.closing = True
             if self._forwarder is not None:
-                self._forwarder.lost(endpoint.link, "connection closed")
+                self._forwarder.lost(endpoint.link, "connection closed", self._now())
             self._loop.call_later(CLOSE_GRACE, self._close_socket, endpoint)
         if endpoint.backlog is None and not endpoint.finished:
             endpoint.finished = True
@@ -446,7 +446,7 @@ class Host:
             return
         self._close_socket(endpoint)
         if self._forwarder is not None and not endpoint.closing:
-            self._forwarder.lost(endpoint.link, reason)
+            self._forwarder.lost(endpoint.link, reason, self._now())
             self._wake()
         self.end_turn()
 

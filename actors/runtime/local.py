@@ -29,6 +29,7 @@ from actors.runtime.spec import ActorSpec, Part, Surroundings
 from actors.supervisor import RestartPolicy, Supervision
 from protocol import messages
 from protocol.codec import CodecError, Envelope, decode, encode
+from tracing.tracer import AnyTracer, NullTracer
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class _Cell:
     """An actor with its ports, its mailbox, its supervision and its timer."""
 
     __slots__ = ("actor", "after_handle", "factory", "incarnation", "mailbox", "name", "part", "supervision", "timer",
-                 "timer_at")  # fmt: skip
+                 "timer_at", "tracer")  # fmt: skip
 
     def __init__(
         self,
@@ -85,12 +86,14 @@ class _Cell:
         self.incarnation = incarnation
         self.actor: Actor | None = None
         self.part: Part | None = None
+        self.tracer: AnyTracer = NullTracer()
         self.timer: asyncio.TimerHandle | None = None
         self.timer_at: float | None = None
 
 
 class LocalRuntime:
-    """See the module.  ``clock``: seconds since the Unix epoch, never going back."""
+    """See the module.  ``clock``: seconds since the Unix epoch, never going back.  ``tracer``: that of the actors,
+    unless they have one of their own; it is told whose message is being handled."""
 
     def __init__(
         self,
@@ -100,12 +103,14 @@ class LocalRuntime:
         mailbox_capacity: int = 10_000,
         restarts: RestartPolicy | None = None,
         beyond: Beyond | None = None,
+        tracer: AnyTracer | None = None,
     ) -> None:
         self.now = clock
         self._on_fatal = on_fatal
         self._mailbox_capacity = mailbox_capacity
         self._restarts = restarts or RestartPolicy()
         self._beyond = beyond
+        self._tracer: AnyTracer = tracer if tracer is not None else NullTracer()
         self._cells: dict[str, _Cell] = {}
         self._pending: deque[_Cell] = deque()
         self._scheduled = False
@@ -137,7 +142,7 @@ class LocalRuntime:
                     Surroundings(
                         name=name,
                         now=self.now,
-                        post=lambda send: self.post(name, send.receiver, send.message),
+                        post=lambda send: self.post(name, send.receiver, send.message, traceparent=send.traceparent),
                         wake=lambda: self.wake(name),
                         others=others + (self._beyond.names() if self._beyond is not None else ()),
                     )
@@ -264,10 +269,13 @@ class LocalRuntime:
                 self.expired += 1
                 continue
             touched[cell.name] = cell
+            cell.tracer.current = envelope.traceparent
             try:
                 self._deliver(cell.name, cell.actor.handle(envelope.message, now))
             except Exception as error:
                 self._fell(cell, error)
+        for cell in touched.values():
+            cell.tracer.current = ""
         if self._pending:
             self._schedule()
         for cell in touched.values():
@@ -297,7 +305,7 @@ class LocalRuntime:
 
     def _deliver(self, sender: str, sends: list[Send]) -> None:
         for send in sends:
-            self.post(sender, send.receiver, send.message)
+            self.post(sender, send.receiver, send.message, traceparent=send.traceparent)
 
     def _set_timer(self, cell: _Cell) -> None:
         """Keep one timer, for the actor's next deadline; one that is early enough is left alone."""
@@ -326,6 +334,7 @@ class LocalRuntime:
         cell.part = None
         cell.part = cell.factory()
         cell.after_handle = cell.part.after_handle
+        cell.tracer = cell.part.tracer or self._tracer
         cell.actor = cell.part.actor
 
     def _fell(self, cell: _Cell, error: Exception) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from actors.actor import Actor, Send
+from tracing.tracer import AnyTracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,15 @@ class Part:
     """An actor with its ports.
 
     ``after_handle``: called after each turn in which it handled something.  ``close``: takes leave of whoever is at
-    its ports, within so many seconds.  ``drop``: closes the ports at once, for the actor fell.
+    its ports, within so many seconds.  ``drop``: closes the ports at once, for the actor fell.  ``tracer``: the
+    actor's, which is told whose message it is handling.
     """
 
     actor: Actor
     after_handle: Callable[[], None] | None = None
     close: Callable[[float], Awaitable[None]] | None = None
     drop: Callable[[], None] | None = None
+    tracer: AnyTracer | None = None
 
 
 @dataclass(frozen=True, slots=True)

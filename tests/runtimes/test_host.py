@@ -37,8 +37,8 @@ class Watched(CircuitForwarder):
         self.came.set()
         return super().accept(*args, **kwargs)  # type: ignore[arg-type]
 
-    def lost(self, link: Link, reason: str) -> None:
-        super().lost(link, reason)
+    def lost(self, link: Link, reason: str, now: float | None = None) -> None:
+        super().lost(link, reason, now)
         self.went.put_nowait(reason)
 
 

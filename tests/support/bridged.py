@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import ForwarderPolicy, Link
 from actors.relay_server import RelayServer, RelayServerPolicy
@@ -10,6 +12,7 @@ from protocol.arena import RECEIVE_SIZE
 from protocol.connection import State
 from protocol.noise import StaticKey
 from tests.support.peers import MemoryPeer, MemoryRelay, seeded
+from tracing.tracer import AnyTracer
 
 NAMES = ("forwarder/0", "forwarder/1")
 
@@ -24,8 +27,9 @@ class BridgedRelay(MemoryRelay):
         *,
         piece: int = 0,
         plain: bool = True,
+        tracer: Callable[[str], AnyTracer] | None = None,
     ) -> None:
-        super().__init__(policy, forwarder_policy, piece=piece)
+        super().__init__(policy, forwarder_policy, piece=piece, tracer=tracer)
         self.forwarders = {
             name: CircuitForwarder(
                 name,
@@ -34,12 +38,16 @@ class BridgedRelay(MemoryRelay):
                 self._random,
                 host="here" if plain else name,
                 bridges=(f"/unix/{name}", f"/ip4/192.0.2.{number}/tcp/1"),
+                tracer=self.tracers[name],
             )
             for number, name in enumerate(NAMES)
         }
         self.forwarder = self.forwarders[NAMES[0]]
         self.relay_server = RelayServer(
-            policy or RelayServerPolicy(rate_limits=False), forwarders=NAMES, randomness=self._random
+            policy or RelayServerPolicy(rate_limits=False),
+            forwarders=NAMES,
+            randomness=self._random,
+            tracer=self.tracers["relay_server"],
         )
         self.plain = plain
         self.home: dict[MemoryPeer, CircuitForwarder] = {}
@@ -94,6 +102,7 @@ class BridgedRelay(MemoryRelay):
                 self.late_words.append(send.message)
                 continue
             actor = self.relay_server if send.receiver == "relay_server" else self.forwarders[send.receiver]
+            self.tracers[send.receiver].current = send.traceparent
             self._post(actor.handle(send.message, self.now))
         return bool(sends)
 

@@ -16,6 +16,7 @@ from protocol.handover import decode
 from protocol.noise import StaticKey
 from tests.support.bridged import BridgedRelay
 from tests.support.peers import MemoryPeer, MemoryRelay, seeded
+from tracing.tracer import AnyTracer
 
 
 class MovingRelay(MemoryRelay):
@@ -28,8 +29,9 @@ class MovingRelay(MemoryRelay):
         *,
         piece: int = 0,
         moves: Callable[[], bool] = lambda: False,
+        tracer: Callable[[str], AnyTracer] | None = None,
     ) -> None:
-        super().__init__(policy, forwarder_policy, piece=piece)
+        super().__init__(policy, forwarder_policy, piece=piece, tracer=tracer)
         self.moves = moves
         self.generation = 0
 
@@ -45,6 +47,7 @@ class MovingRelay(MemoryRelay):
             self._random,
             addresses=[bytes.fromhex("04010203040610e1")],
             adopting=True,
+            tracer=self.tracers[name],
         )
 
     def hand_over(self, *, shift: float = 0.0, restart_relay_server: bool = False) -> None:
@@ -109,6 +112,7 @@ class MovingBridges(BridgedRelay):
             host=old._host,
             bridges=old._bridge_addresses,
             adopting=True,
+            tracer=self.tracers[f"{name}.1"],
         )
         self.forwarders[new.name] = new
         ready: list[bool] = []

@@ -23,6 +23,7 @@ from protocol.relay_hop import HopClient
 from protocol.relay_stop import StopServer
 from protocol.switching import Switch
 from protocol.yamux import DataReceived, Stream, StreamFinished, StreamOpened, StreamReset, YamuxLimits
+from tracing.tracer import AnyTracer, NullTracer
 
 START = 1_800_000_000.0
 
@@ -198,6 +199,18 @@ class MemoryPeer:
         return self.open(relay_hop.PROTOCOL), HopClient()
 
 
+class Tracers(dict[str, AnyTracer]):
+    """Of each actor, by its name."""
+
+    def __init__(self, make: Callable[[str], AnyTracer] | None) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> AnyTracer:
+        self[name] = made = NullTracer() if self._make is None else self._make(name)
+        return made
+
+
 class MemoryRelay:
     """RelayServer and one CircuitForwarder, their messages carried by hand."""
 
@@ -207,8 +220,11 @@ class MemoryRelay:
         forwarder_policy: ForwarderPolicy | None = None,
         *,
         piece: int = 0,
+        tracer: Callable[[str], AnyTracer] | None = None,
     ) -> None:
         self.now = START
+        #: Of each actor, as if it were a process of its own.
+        self.tracers = Tracers(tracer)
         self.piece = piece
         self.identity = Identity.from_seed(seeded("relay"))
         self.peer_id: PeerId = self.identity.peer_id
@@ -219,8 +235,13 @@ class MemoryRelay:
             StaticKey(self.identity, seeded("relay static")),
             self._random,
             addresses=[bytes.fromhex("04010203040610e1")],
+            tracer=self.tracers["forwarder/0"],
         )
-        self.relay_server = RelayServer(policy or RelayServerPolicy(rate_limits=False), forwarders=("forwarder/0",))
+        self.relay_server = RelayServer(
+            policy or RelayServerPolicy(rate_limits=False),
+            forwarders=("forwarder/0",),
+            tracer=self.tracers["relay_server"],
+        )
         self.links: dict[MemoryPeer, Link] = {}
         #: Peers whose socket takes nothing: bytes for them pile up here.
         self.stalled: set[MemoryPeer] = set()
@@ -263,6 +284,7 @@ class MemoryRelay:
     def _post(self, sends: list) -> bool:
         for send in sends:
             actor = self.relay_server if send.receiver == "relay_server" else self.forwarder
+            self.tracers[send.receiver].current = send.traceparent
             self._post(actor.handle(send.message, self.now))
         return bool(sends)
 

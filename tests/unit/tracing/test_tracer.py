@@ -125,7 +125,10 @@ def test_a_span_that_left_goes_on_elsewhere() -> None:
     splice = root.child("splice", 1.5)
     splice.event("first byte", 1.6, to="target")
     splice.set("class", "public")
-    packed = [msgspec.msgpack.encode(span.leave()) for span in (root, splice)]
+    packed = [msgspec.msgpack.encode(span.state()) for span in (root, splice)]
+    for span in (root, splice):
+        span.drop()
+        span.end(9.0)
     assert one.exported == []
     root2, splice2 = (two.tracer.resume(msgspec.msgpack.decode(state, type=SpanState)) for state in packed)
     splice2.event("hand-off", 2.0)
@@ -143,7 +146,8 @@ def test_a_span_that_left_is_still_kept_when_it_fails_elsewhere() -> None:
     one, two = Process(0.0), Process(0.0, "two")
     root = one.tracer.begin("circuit", 1.0)
     root.set("source", peer(ALICE))
-    state = msgspec.msgpack.decode(msgspec.msgpack.encode(root.leave()), type=SpanState)
+    state = msgspec.msgpack.decode(msgspec.msgpack.encode(root.state()), type=SpanState)
+    root.drop()
     assert one.tracer.open_traces == 0
     again = two.tracer.resume(state)
     again.fail("lost")
