@@ -118,14 +118,17 @@ class Bridges:
     """The bridges of one forwarder.
 
     ``dials``: those that the host is to connect.  ``matched``: called with the stream and RelayServer's word of it.
+    ``moved``: called with its word of a circuit whose dialler moved in instead.
     """
 
     __slots__ = (
+        "_arrived",
         "_deadlines",
         "_early",
         "_expected",
         "_links",
         "_matched",
+        "_moved",
         "_policy",
         "_randomness",
         "_static",
@@ -142,6 +145,7 @@ class Bridges:
         randomness: Callable[[int], bytes],
         deadlines: Deadlines,
         matched: Callable[[BridgeStream, messages.BridgeExpected, float], None],
+        moved: Callable[[messages.BridgeExpected], None],
     ) -> None:
         self.dials: list[Dial] = []
         self._policy = policy
@@ -151,8 +155,10 @@ class Bridges:
         self._randomness = randomness
         self._deadlines = deadlines
         self._matched = matched
+        self._moved = moved
         self._expected: dict[bytes, messages.BridgeExpected] = {}
         self._early: dict[bytes, BridgeStream] = {}
+        self._arrived: set[bytes] = set()
 
     # The dialler's side.
 
@@ -190,10 +196,24 @@ class Bridges:
             if not early.stream.closed:
                 self._matched(early, expected, now)
             return
+        if expected.token in self._arrived:
+            self._arrived.discard(expected.token)
+            self._moved(expected)
+            return
         if len(self._expected) >= MAX_EXPECTED:
             return  # its dialler hears of it when its time is over
         self._expected[expected.token] = expected
         self._deadlines.set(expected.token, now + self._policy.stop_timeout, lambda _: self._forget(expected.token))
+
+    def arrived(self, token: bytes, now: float) -> None:
+        """The dialler of the circuit that RelayServer announces with ``token`` has moved in (actors/moves.py)."""
+        expected = self._expected.pop(token, None)
+        if expected is not None:
+            self._deadlines.cancel(token)
+            self._moved(expected)
+        elif len(self._arrived) < MAX_EXPECTED:
+            self._arrived.add(token)
+            self._deadlines.set(token, now + self._policy.stop_timeout, lambda _: self._arrived.discard(token))
 
     def words(self, connections: Collection[int]) -> list[messages.BridgeExpected]:
         """RelayServer's words of bridges to our peers at ``connections`` that have not come, which are forgotten."""

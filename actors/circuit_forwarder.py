@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from actors import moves
 from actors.actor import Send
 from actors.bridges import Bridges, BridgeStream, Dial
 from actors.circuit_setup import CircuitSetup
@@ -35,6 +36,7 @@ from actors.inbound_streams import (
     deliver,
 )
 from actors.links import ForwarderPolicy, Link, Links
+from actors.moves import Move
 from actors.relay_streams import HopStream, StopStream
 from actors.self_description import SelfDescription
 from protocol import identify, messages, perf, ping, relay_hop
@@ -97,6 +99,7 @@ class CircuitForwarder:
         self.arena = arena or Arena()
         self.switch = Switch(self.arena, policy.circuit_window)
         self.refusals: Counter[str] = Counter()
+        self.static = static
         self._pid = pid
         self._host = host
         self._bridge_addresses = tuple(bridges)
@@ -129,6 +132,7 @@ class CircuitForwarder:
             randomness,
             self._deadlines,
             self._bridge_arrived,
+            self._moved_in,
         )
         self._setup = CircuitSetup(
             name,
@@ -240,6 +244,31 @@ class CircuitForwarder:
     def accept_bridge(self, now: float, *, plain: bool) -> Link:
         """Another forwarder connected to our end of its bridges.  ``plain``: on the unix socket, else over TCP."""
         return self._bridges.accept(now, plain=plain)
+
+    def take_moves(self, now: float) -> list[Move]:
+        """Connections that the host is to send to another forwarder."""
+        wanted, self._setup.moves = self._setup.moves, []
+        for move in wanted:
+            if not move.possible:
+                self._setup.stays(move, now)
+        return [move for move in wanted if move.possible]
+
+    def move_out(self, move: Move, now: float) -> moves.MoveState:
+        """The connection as it is sent; it is no longer ours.  Between turns: what it had to write was written."""
+        return moves.release(self, move, now)
+
+    def stays(self, move: Move, now: float, state: moves.MoveState | None = None) -> Link:
+        """It cannot be sent; ``state``: what :meth:`move_out` gave.  The circuit is bridged."""
+        link = move.link if state is None else moves.take_back(self, state, now)
+        self._setup.stays(move, now)
+        return link
+
+    def move_in(self, state: moves.MoveState, now: float) -> Link:
+        """A dialler's connection comes from another forwarder.  LocalProtocolError: nothing of it is kept."""
+        link = moves.take_back(self, state, now)
+        for token in state.tokens:
+            self._bridges.arrived(token, now)
+        return link
 
     def take_dials(self) -> list[Dial]:
         """Bridges that the host is to connect."""
@@ -370,6 +399,9 @@ class CircuitForwarder:
 
     def _serve_hop(self, stream: Stream) -> StreamOwner:
         return self._setup.serve(stream)
+
+    def _moved_in(self, expected: messages.BridgeExpected) -> None:
+        self._setup.moved_in(expected)
 
     def _bridge_arrived(self, bridge: BridgeStream, expected: messages.BridgeExpected, now: float) -> None:
         self._setup.bridge_arrived(bridge, expected, now)

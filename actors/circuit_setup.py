@@ -17,6 +17,7 @@ from actors.bridges import Bridges, BridgeStream
 from actors.circuit_steps import CircuitSteps
 from actors.deadlines import Deadlines
 from actors.links import ForwarderPolicy, Link
+from actors.moves import Move
 from actors.relay_streams import Admission, CircuitAsker, HopStream, StopStream, told_limit
 from actors.self_description import SelfDescription
 from protocol import messages
@@ -34,7 +35,8 @@ class CircuitSetup:
 
     ``links``: its connections by number.  ``tell``: takes what RelayServer is to hear.  ``asked``: requests that it has
     not answered, by their number.  ``opening``: circuits whose target has not answered, ``circuits``: those that stand,
-    both by the number that RelayServer gave.  ``steps``: is told each step that a request takes.
+    both by the number that RelayServer gave.  ``steps``: is told each step that a request takes.  ``moves``:
+    connections that the host is to send to their targets' forwarders.
     """
 
     __slots__ = (
@@ -54,6 +56,7 @@ class CircuitSetup:
         "asked",
         "bridged_bytes",
         "circuits",
+        "moves",
         "opening",
     )
 
@@ -89,6 +92,7 @@ class CircuitSetup:
         # Bridges that are being connected: their admission, and the token to show.
         self._crossing: dict[int, tuple[Admission, bytes]] = {}
         self.bridged_bytes = 0
+        self.moves: list[Move] = []
 
     def serve(self, stream: Stream) -> HopStream:
         """A peer opened a HOP stream."""
@@ -201,14 +205,46 @@ class CircuitSetup:
         self.await_answer(admission, now + self._policy.stop_timeout)
         if admitted.target_forwarder == self._name:
             self._ask_target(admission, admitted.target_connection, admitted.target)
-        elif not admitted.bridge:
-            self._stop_failed(admission, Status.CONNECTION_FAILED, "the target's forwarder cannot be reached")
+        elif not admitted.moves or not self._move(hop.stream.session.connection.owner, admitted):
+            self._cross(admission, admitted, now)
+
+    def _move(self, link: Link, admitted: messages.ConnectAdmitted) -> bool:
+        """Have ``link`` sent to its target's forwarder with the next turn's end; False when something binds it here."""
+        for move in self.moves:
+            if move.link is link and move.address == admitted.moves:
+                move.admitted.append(admitted)
+                return True
+        move = Move(link, admitted.moves, [admitted])
+        if move.possible:
+            self.moves.append(move)
+        return move.possible
+
+    def stays(self, move: Move, now: float) -> None:
+        """The dialler's connection could not move to its target's forwarder."""
+        for admitted in move.admitted:
+            admission = self.opening.get(admitted.circuit)
+            if admission is not None:
+                self._cross(admission, admitted, now)
+
+    def moved_in(self, expected: messages.BridgeExpected) -> None:
+        """A dialler's connection has moved here, with the admission on it, and RelayServer knows of it."""
+        admission = self.opening.get(expected.circuit)
+        if admission is None:
+            return  # it went away, or gave up, which RelayServer was told
+        if admission.hop.source.bytes != expected.source:
+            self._stop_failed(admission, Status.PERMISSION_DENIED, "the circuit was announced for another dialler")
         else:
-            self._steps.bridging(hop)
-            link = self._bridges.dial(admitted, now)
-            self._crossing[link.id] = (admission, admitted.token)
-            if link.connection.state is State.MULTIPLEXED:
-                self.bridge_ready(link)
+            self._ask_target(admission, expected.target_connection, expected.target)
+
+    def _cross(self, admission: Admission, admitted: messages.ConnectAdmitted, now: float) -> None:
+        if not admitted.bridge:
+            self._stop_failed(admission, Status.CONNECTION_FAILED, "the target's forwarder cannot be reached")
+            return
+        self._steps.bridging(admission.hop)
+        link = self._bridges.dial(admitted, now)
+        self._crossing[link.id] = (admission, admitted.token)
+        if link.connection.state is State.MULTIPLEXED:
+            self.bridge_ready(link)
 
     def bridge_arrived(self, bridge: BridgeStream, expected: messages.BridgeExpected, now: float) -> None:
         """Another forwarder brings a circuit to a peer of ours.  Its limits are that forwarder's affair."""

@@ -63,6 +63,7 @@ class RelayServerPolicy:
     reserve_rate_per_ip: float = 120.0
     connect_rate_per_peer: float = 240.0
     connect_rate_per_ip: float = 960.0
+    move_diallers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +165,8 @@ class RelayServer:
             case messages.ReserveAsked() | messages.ConnectAsked():
                 self._spans.asked(message)
                 return self._asked(message, now)
-            case messages.CircuitOpened(circuit=circuit):
-                self._opening.pop(circuit, None)
+            case messages.CircuitOpened(circuit=circuit, forwarder=forwarder):
+                self._opened(circuit, forwarder)
                 self._spans.settled(circuit, failed=False)
             case messages.CircuitFailed(circuit=circuit) | messages.CircuitEnded(circuit=circuit):
                 self._spans.settled(circuit, failed=isinstance(message, messages.CircuitFailed))
@@ -323,7 +324,10 @@ class RelayServer:
             target_connection=admitted.target_connection,
             traceparent=self._spans.context,
         )
-        admitted = msgspec.structs.replace(admitted, bridge=bridge, token=token)
+        moves = next((one for one in bridges if one.startswith("/moves/")), "") if kind == "/unix/" else ""
+        if not self.policy.move_diallers:
+            moves = ""
+        admitted = msgspec.structs.replace(admitted, bridge=bridge, token=token, moves=moves)
         return [Send(admitted.target_forwarder, expected), Send(asked.forwarder, admitted)]
 
     def _may_connect(self, source: bytes, target: bytes, now: float) -> Reservation | _Refusal:
@@ -381,6 +385,13 @@ class RelayServer:
         self._circuits[number] = circuit
         self._per_peer[circuit.source] += 1
         self._per_peer[circuit.target] += 1
+
+    def _opened(self, number: int, forwarder: str) -> None:
+        self._opening.pop(number, None)
+        circuit = self._circuits.get(number)
+        if circuit is not None and circuit.forwarder != forwarder:
+            # The dialler's connection has moved to its target's forwarder.
+            self._circuits[number] = replace(circuit, forwarder=forwarder)
 
     def _forget(self, number: int) -> None:
         self._opening.pop(number, None)

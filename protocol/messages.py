@@ -162,7 +162,8 @@ class ReserveRefused(_Message, frozen=True):
 
 
 class ConnectAdmitted(_Message, frozen=True):
-    """``bridge``, ``token``: where the target's forwarder is reached, and what to show it, if that is another one."""
+    """``bridge``, ``token``: where the target's forwarder is reached, and what to show it, if that is another one.
+    ``moves``: where it takes the dialler's connection itself, if that may move."""
 
     request_id: int
     connection: int
@@ -174,6 +175,7 @@ class ConnectAdmitted(_Message, frozen=True):
     limit_data: int
     bridge: str = ""
     token: bytes = b""
+    moves: str = ""
 
 
 class BridgeExpected(_Message, frozen=True):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import ForwarderPolicy, Link
+from actors.moves import decode
 from actors.relay_server import RelayServer, RelayServerPolicy
 from protocol import messages
 from protocol.arena import RECEIVE_SIZE
@@ -18,7 +21,8 @@ NAMES = ("forwarder/0", "forwarder/1")
 
 
 class BridgedRelay(MemoryRelay):
-    """``attach(peer, forwarder=1)`` puts a peer on the second.  ``plain``: the two are on one host."""
+    """``attach(peer, forwarder=1)`` puts a peer on the second.  ``plain``: the two are on one host.
+    ``moves``: dialler's connections move to their targets' forwarders."""
 
     def __init__(
         self,
@@ -28,6 +32,7 @@ class BridgedRelay(MemoryRelay):
         piece: int = 0,
         plain: bool = True,
         tracer: Callable[[str], AnyTracer] | None = None,
+        moves: bool = False,
     ) -> None:
         super().__init__(policy, forwarder_policy, piece=piece, tracer=tracer)
         self.forwarders = {
@@ -37,8 +42,8 @@ class BridgedRelay(MemoryRelay):
                 StaticKey(self.identity, seeded("relay static")),
                 self._random,
                 host="here" if plain else name,
-                bridges=(f"/unix/{name}", f"/ip4/192.0.2.{number}/tcp/1"),
                 tracer=self.tracers[name],
+                bridges=(f"/unix/{name}", f"/ip4/192.0.2.{number}/tcp/1", *([f"/moves/{name}"] if moves else [])),
             )
             for number, name in enumerate(NAMES)
         }
@@ -55,6 +60,9 @@ class BridgedRelay(MemoryRelay):
         self.bridges: dict[Link, tuple[CircuitForwarder, Link]] = {}
         #: The dialler's forwarder cannot reach the target's.
         self.unreachable = False
+        #: Connections that were to move: how many did, and whether any can.
+        self.moved = 0
+        self.immovable = False
         #: RelayServer's words of bridges come behind the bridges.
         self.late_words: list[messages.BridgeExpected] | None = None
 
@@ -110,15 +118,16 @@ class BridgedRelay(MemoryRelay):
         moved = False
         for forwarder in self.forwarders.values():
             moved |= self._post(forwarder.take_sends())
+            moved |= self._move(forwarder)
             moved |= self._connect(forwarder)
-        for peer, link in list(self.links.items()):
-            home = self.home[peer]
+        for peer in list(self.links):
             data = peer.output()
             for piece in self._pieces(data) if data else ():
                 moved = True
-                self._receive(home, link, piece)
+                self._receive(self.home[peer], self.links[peer], piece)
         for forwarder in self.forwarders.values():
             self._post(forwarder.take_sends())
+            moved |= self._move(forwarder)
             moved |= self._connect(forwarder)
             moved |= self._write(forwarder)
         return moved
@@ -130,6 +139,21 @@ class BridgedRelay(MemoryRelay):
                 link.connection.receive_data(data[start : start + RECEIVE_SIZE], self.now)
                 forwarder.received(link, self.now)
             self._write(forwarder)
+
+    def _move(self, forwarder: CircuitForwarder) -> bool:
+        moves = forwarder.take_moves(self.now)
+        for move in moves:
+            self._write(forwarder)
+            peer = next(peer for peer, link in self.links.items() if link is move.link)
+            state = forwarder.move_out(move, self.now)
+            if self.immovable:
+                self.links[peer] = forwarder.stays(move, self.now, state)
+                continue
+            other = self.forwarders[move.address.removeprefix("/moves/")]
+            self.links[peer] = other.move_in(decode(msgspec.msgpack.encode(state)), self.now)
+            self.home[peer] = other
+            self.moved += 1
+        return bool(moves)
 
     def _connect(self, forwarder: CircuitForwarder) -> bool:
         dials = forwarder.take_dials()
