@@ -11,7 +11,7 @@ without coming here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -149,6 +149,7 @@ class CircuitForwarder:
         )
         self.circuits = self._setup.circuits
         self._adopting = adopting
+        self._retired = False
         self._handing_to: str | None = None
         self._may_release: Callable[[], None] = lambda: None
         if not adopting:
@@ -203,6 +204,23 @@ class CircuitForwarder:
         when RelayServer has no answer for us under way: from then on nothing but peers changes what is here."""
         self._handing_to, self._may_release = successor, may_release
         self._tell(messages.HandoverBegins(self.name, successor))
+
+    @property
+    def adopting(self) -> bool:
+        """Whether more is to come of the forwarder that hands over."""
+        return self._adopting
+
+    def connection_counts(self) -> dict[str, int]:
+        """Connections of each address."""
+        return self._links.counts()
+
+    def expect(self, counts: Mapping[str, int]) -> None:
+        """So many connections of each address will be adopted, and count already."""
+        self._links.expect(counts)
+
+    def retire(self) -> None:
+        """All is handed over.  Nothing is said any more: it would be said of what is another's now."""
+        self._retired = True
 
     def handover_failed(self) -> None:
         """What was not handed over stays: RelayServer goes on answering for it."""
@@ -351,7 +369,7 @@ class CircuitForwarder:
 
     def take_sends(self) -> list[Send]:
         sends, self._sends = self._sends, []
-        return sends
+        return [] if self._retired else sends
 
     # Streams.
 

@@ -10,7 +10,8 @@ These functions are the forwarder's own, in a file of their own: they know what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,20 @@ def groups(forwarder: CircuitForwarder) -> list[list[Link]]:
     for link in leader:
         parts.setdefault(find(link), []).append(link)
     return sorted(parts.values(), key=len)
+
+
+def complete(forwarder: CircuitForwarder, links: Collection[Link]) -> bool:
+    """Whether ``links`` are still whole groups: circuits may have come since these were found."""
+    inside = set(links)
+    return all(
+        (_link(circuit.source) in inside) == (_link(circuit.target) in inside)
+        for circuit in _circuits_of(links)
+        if forwarder.links.get(_link(circuit.source).id) and forwarder.links.get(_link(circuit.target).id)
+    ) and all(
+        (_link(one.hop.stream) in inside) == (_link(one.stop.stream) in inside)
+        for one in forwarder._setup.opening.values()
+        if one.stop is not None
+    )
 
 
 # The old one.
@@ -302,6 +317,14 @@ def _take_up_bridges(forwarder: CircuitForwarder, links: Sequence[Link], state: 
             bridge = link.connection.session.streams[stream_state.stream].owner
             if isinstance(stream_state.owner, Bridge) and stream_state.owner.early and isinstance(bridge, BridgeStream):
                 forwarder._bridges.take_up(bridge)
+
+
+def discard(forwarder: CircuitForwarder, links: Sequence[Link]) -> None:
+    """What was adopted is not ours after all."""
+    numbers = {link.id for link in links}
+    with contextlib.suppress(LocalProtocolError):
+        release(forwarder, links)
+    forwarder._sends = [send for send in forwarder._sends if getattr(send.message, "connection", 0) not in numbers]
 
 
 # Both.

@@ -11,22 +11,27 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, TextIO
 
+from actors import keeper
 from actors.circuit_forwarder import CircuitForwarder
 from actors.logs import configure_logging
-from actors.node_base import EXIT_SETTINGS, EXIT_UNAVAILABLE, NodeBase
+from actors.node_base import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE, NodeBase
 from actors.policies import forwarder_policy, host_policy, relay_server_policy, restart_policy
 from actors.ports.addresses import BindError, bind_all
+from actors.ports.handover import Departure, HandoverRefused
 from actors.ports.host import Host, random_bytes, wall_clock
 from actors.ports.storage import IdentityError, load_or_create_identity
 from actors.ports.telemetry import FLUSH, Telemetry, log_scrubber, telemetry_config
-from actors.relay_server import RelayServer
+from actors.relay_server import REPORT_WAIT, RelayServer
 from actors.runtime.heap import settle_heap
 from actors.runtime.local import LocalRuntime
+from actors.self_description import AGENT
 from actors.settings import Settings, SettingsError, load_settings, print_settings
+from actors.upgrade import Former, KnownAs, Upgrade, UpgradeFailed, former_process
 from protocol.identity import Identity
 from protocol.noise import StaticKey
 from tracing.otlp import ExportError
@@ -38,9 +43,20 @@ log = logging.getLogger("actors.node")
 FORWARDER: Final = "forwarder/0"
 RELAY_SERVER: Final = "relay_server"
 
+#: Seconds that RelayServer waits for the forwarder's report in a process that takes over: that report ends it.
+ADOPTION_WAIT: Final = 3600.0
+
+#: Turns of the loop in which signals that came before they were blocked are heard.
+TURNS: Final = 4
+
+#: Seconds between two signals up to which the second is an echo of the first, in a node whose keeper passes signals on:
+#: whoever signals a whole group of processes is heard twice.
+ECHO: Final = 0.5
+
 
 class Node(NodeBase):
-    """The actors in this one process, and the sockets they are reached by."""
+    """The actors in this one process, and the sockets they are reached by.  ``former``: leads to the process that this
+    one takes over from."""
 
     def __init__(
         self,
@@ -48,10 +64,16 @@ class Node(NodeBase):
         identity: Identity,
         report: Callable[[dict[str, Any]], None],
         telemetry: Telemetry | None = None,
+        former: socket.socket | None = None,
     ) -> None:
         super().__init__(settings, identity, report)
         self.telemetry = telemetry or Telemetry(telemetry_config(settings, {}))
         self._static = StaticKey(identity, random_bytes(32))
+        self._former = None if former is None else Former(former, identity, AGENT)
+        self._adopting = former is not None
+        self._upgrade: Upgrade | None = None
+        self._known_as: KnownAs | None = None
+        self._listening: list[tuple[str, socket.socket]] = []
         self._forwarder: CircuitForwarder | None = None
         self.runtime = LocalRuntime(
             clock=wall_clock(),
@@ -69,9 +91,13 @@ class Node(NodeBase):
 
     async def start(self) -> None:
         """Bind the ports, start the actors.  BindError when a port cannot be had."""
+        if self._former is not None:
+            self._static = StaticKey(self.identity, (await self._former.greet()).static)
         try:
-            self._bound += bind_all(self.settings.listen, self.host.listen)
-        except BindError:
+            self._bound += bind_all(self.settings.listen, self._listen)
+        except BindError as error:
+            if self._former is not None:
+                await self._former.refuse(str(error))
             await self.host.close(0)
             raise
         self.find_addresses()
@@ -81,16 +107,99 @@ class Node(NodeBase):
         await self.runtime.start()
         settle_heap()
 
+    @property
+    def kept(self) -> bool:
+        return self._former is not None
+
+    def _listen(self, address: str, port: int) -> tuple[str, int]:
+        wanted = f"{address} {port}"
+        sock = self._former.listener(wanted) if self._former is not None else None
+        if sock is None:
+            sock = self.host.bind(address, port)
+        self.host.take_listener(sock, accept=self._former is None)
+        self._listening.append((wanted, sock))
+        bound, number = sock.getsockname()[:2]
+        return bound, number
+
+    async def begin(self) -> dict[str, Any]:
+        """Take over from the former process, if there is one.  HandoverRefused: that one goes on."""
+        if self._former is None or self._forwarder is None:
+            return self.ready()
+        moved = await self._former.take_over(self.host, self._forwarder, self.runtime.now, self._flush)
+        self._former.watch_keeper(self.stopping.set)
+        self._last_bytes = self._forwarder.arena.bytes_switched
+        self.tell_addresses()
+        log.info("took over %s", moved)
+        return {**self.ready(), "event": "upgraded", **moved.figures()}
+
+    async def upgrade(self) -> None:
+        """Hand everything to a new process of the same command.  What goes wrong is told, and the node goes on."""
+        forwarder = self._forwarder
+        if self._upgrade is not None and (self._upgrade.done or not self.stopping.is_set()):
+            log.warning("an upgrade is under way already: the next one comes behind it")
+            self._upgrade.repeat()
+            return
+        if self.stopping.is_set() or forwarder is None or forwarder.adopting:
+            log.warning("not upgrading: the node is starting or stopping")
+            return
+        try:
+            if self._known_as is None:
+                self._known_as = KnownAs.ourselves() if self._former is None else self._former.known_as
+            assert self._known_as is not None
+            upgrade = self._upgrade = Upgrade(self._known_as)
+            departure = Departure(
+                upgrade.channel,
+                self.host,
+                forwarder,
+                self._static,
+                self.runtime.now,
+                agent=AGENT,
+                timeout=self.settings.handover_timeout,
+                flush=self._flush,
+            )
+            await upgrade.run(departure, self._listening, self._own_addresses)
+        except (UpgradeFailed, OSError) as error:
+            self._upgrade = None
+            log.error("the upgrade failed, this process goes on: %s", error)
+            self._report({"event": "upgrade_failed", "reason": str(error)})
+            return
+        if self.stopping.is_set():
+            upgrade.give_up()
+        self.stopping.set()
+
+    def _flush(self) -> None:
+        self.host.end_turn()
+        self.runtime.wake(FORWARDER)
+
     def tell_addresses(self) -> None:
         if self._forwarder is not None:
             self._forwarder.set_addresses(self._own_addresses, self.runtime.now())
             self.runtime.wake(FORWARDER)
 
+    def handed_over(self) -> bool:
+        if self._upgrade is None or not self._upgrade.done:
+            return False
+        self._upgrade.give_up()
+        return True
+
     async def close(self) -> None:
+        if self._upgrade is not None and not self._upgrade.done:
+            self._upgrade.give_up()
+        # After a hand-over there is nobody left to say good-bye to but those whose last bytes are on their way.
         grace, began = self.settings.shutdown_grace, self.runtime.now()
         await self.host.close(grace)
         await self.runtime.stop()
         await self.telemetry.stop(max(grace - (self.runtime.now() - began), 0.0) + FLUSH)
+
+    async def run(self) -> int:
+        code = await super().run()
+        if self.kept:
+            keeper.block()  # an echo would be taken for a reason to end otherwise
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        if self._upgrade is not None and self._upgrade.done:
+            self._upgrade.end()
+        return code
 
     async def status(self, interval: float) -> dict[str, Any]:
         forwarder = self._forwarder
@@ -113,7 +222,13 @@ class Node(NodeBase):
         return {"pid": pid, "actors": dict.fromkeys((RELAY_SERVER, FORWARDER), pid)}
 
     def _relay_server(self) -> RelayServer:
-        return RelayServer(relay_server_policy(self.settings), forwarders=(FORWARDER,), tracer=self.telemetry.tracer)
+        wait = ADOPTION_WAIT if self._adopting else REPORT_WAIT
+        return RelayServer(
+            relay_server_policy(self.settings),
+            forwarders=(FORWARDER,),
+            tracer=self.telemetry.tracer,
+            report_wait=wait,
+        )
 
     def _circuit_forwarder(self) -> CircuitForwarder:
         if self._forwarder is not None:
@@ -125,10 +240,12 @@ class Node(NodeBase):
             random_bytes,
             pid=os.getpid(),
             now=self.runtime.now(),
-            addresses=self._own_addresses,
+            addresses=self._former.addresses if self._adopting and self._former is not None else self._own_addresses,
             relay_server=RELAY_SERVER,
             tracer=self.telemetry.tracer,
+            adopting=self._adopting,
         )
+        self._adopting = False
         self._forwarder = forwarder
         self.host.attach(forwarder)
         # What it has to say at once (its report) leaves when its first turn ends.
@@ -140,6 +257,11 @@ def line(report: dict[str, Any]) -> str:
     """A report as a person reads it."""
     if report["event"] == "actors":
         return "Actors: " + ", ".join(f"{name} ({pid})" for name, pid in report["actors"].items())
+    if report["event"] == "upgraded":
+        moved = f"{report['connections']} connections and {report['circuits']} circuits"
+        return f"{report['version']} took over, with {moved}. Its process id is {report['pid']}."
+    if report["event"] == "upgrade_failed":
+        return f"The upgrade failed, this process goes on: {report['reason']}"
     if "circuits" not in report and "addresses" not in report:
         return "RelayServer does not answer"
     if "addresses" in report:
@@ -171,25 +293,45 @@ async def serve(settings: Settings, make: Callable[[Callable[[dict[str, Any]], N
             log.warning("stdout is gone (%s): reporting stops, relaying goes on", error.strerror)
 
     node = make(report)
+    loop = asyncio.get_running_loop()
+    stopped_at: float | None = None
 
     def stop() -> None:
-        if node.stopping.is_set():
+        nonlocal stopped_at
+        if node.handed_over():
+            return
+        if stopped_at is None:
+            stopped_at = loop.time()
+        elif not node.kept or loop.time() > stopped_at + ECHO:
             os._exit(130)  # the second signal ends at once
         node.stopping.set()
 
+    upgrades: set[asyncio.Task[None]] = set()
+
+    def upgrade() -> None:
+        task = loop.create_task(node.upgrade())
+        upgrades.add(task)
+        task.add_done_callback(upgrades.discard)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGUSR2, upgrade)
     try:
         await node.start()
+        report(await node.begin())
     except BindError as error:
         print(f"descord-relay: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
-    report(node.ready())
+    except HandoverRefused as error:
+        print(f"descord-relay: cannot take over: {error}", file=sys.stderr)
+        return EXIT_REFUSED
     return await node.run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command.  2: a setting or the identity is wrong; 69: a port cannot be had; 70: an actor kept failing."""
+    """The command.  2: a setting or the identity is wrong; 69: a port cannot be had; 70: an actor kept failing; 75: it
+    was to take over from another process, and cannot."""
+    former = former_process(os.environ)
     try:
         settings = load_settings(sys.argv[1:] if argv is None else list(argv), os.environ)
         if settings.print_settings:
@@ -207,7 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SettingsError, IdentityError, ExportError, SamplerError) as error:
         print(f"descord-relay: {error}", file=sys.stderr)
         return EXIT_SETTINGS
-    return run_loop(serve(settings, lambda report: Node(settings, identity, report, exporting), sys.stdout))
+    return run_loop(serve(settings, lambda report: Node(settings, identity, report, exporting, former), sys.stdout))
 
 
 def run_loop(serving: Coroutine[Any, Any, int]) -> int:

@@ -19,6 +19,7 @@ log = logging.getLogger("actors.node")
 EXIT_SETTINGS: Final = 2
 EXIT_UNAVAILABLE: Final = 69
 EXIT_FAILED: Final = 70
+EXIT_REFUSED: Final = 75
 
 
 class NodeBase:
@@ -56,6 +57,23 @@ class NodeBase:
     def tell_addresses(self) -> None:
         """Have the forwarders tell peers that the addresses are others now."""
         raise NotImplementedError
+
+    async def begin(self) -> dict[str, Any]:
+        """Everything is started: what to tell of that."""
+        return self.ready()
+
+    async def upgrade(self) -> None:
+        """Have a new process take over."""
+        log.warning("not upgrading: only a node of one process takes over from itself (SIGUSR2)")
+
+    def handed_over(self) -> bool:
+        """A signal to stop has come; True: another process runs the node by now, and was told."""
+        return False
+
+    @property
+    def kept(self) -> bool:
+        """Whether signals come through a keeper (actors/keeper.py)."""
+        return False
 
     # What does not.
 

@@ -72,6 +72,7 @@ class Settings:
     resolver_timeout: float
     keepalive_interval: float
     keepalive_timeout: float
+    handover_timeout: float
     rate_limits: bool
     connection_rate_per_ip: float
     reserve_rate_per_peer: float

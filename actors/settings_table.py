@@ -180,6 +180,10 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("keepalive_timeout", "float", "s", 20.0,
         "Silence after that ping at which the peer counts as gone.", least=1, most=86_400),
 
+    Row("handover_timeout", "float", "s", 20.0,
+        "Time that a process which takes over (SIGUSR2) has for each step; then it is ended, and the old one goes on.",
+        least=1, most=3600),
+
     Row("rate_limits", "bool", "", True,
         "Whether the rates below hold. Off for tests, benchmarks and private networks."),
     Row("connection_rate_per_ip", "float", "a minute", 240.0, "New connections of one address.", least=1),

@@ -76,6 +76,10 @@ class StaticKey:
     def __repr__(self) -> str:
         return "StaticKey([scrubbed])"
 
+    def secret(self) -> bytes:
+        """The private key, for the process that goes on with handshakes of this one (actors/ports/handover.py)."""
+        return self._private
+
     def agree(self, public: bytes) -> bytes:
         """The X25519 shared secret with ``public``; RemoteProtocolError for a point of small order."""
         return _agree(self._private, public)

@@ -108,7 +108,8 @@ class Host:
         self._loop = asyncio.get_running_loop()
         self._forwarder: CircuitForwarder | None = None
         self._endpoints: dict[Connection, Endpoint] = {}
-        self._listeners: list[socket.socket] = []
+        #: Listening sockets, each with what is called when a connection waits.
+        self.listeners: dict[socket.socket, Callable[[socket.socket], None]] = {}
         self._max_connections = _raise_open_files() - policy.reserved_files
         self._backlog_total = 0
         self._read_lately: set[Endpoint] = set()
@@ -124,6 +125,13 @@ class Host:
 
     def listen(self, address: str, port: int, *, reuse_port: bool = False) -> tuple[str, int]:
         """Listen on an IP address and TCP port (0: any); returns what was bound.  OSError when it cannot be had."""
+        sock = self.bind(address, port, reuse_port=reuse_port)
+        self.take_listener(sock)
+        bound = sock.getsockname()
+        return bound[0], bound[1]
+
+    def bind(self, address: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+        """A listening socket, of which nothing is accepted yet; OSError."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -139,14 +147,17 @@ class Host:
         except OSError:
             sock.close()
             raise
-        self._listeners.append(sock)
-        self._loop.add_reader(sock, self._acceptable, sock)
-        bound = sock.getsockname()
-        return bound[0], bound[1]
+        return sock
+
+    def take_listener(self, sock: socket.socket, *, accept: bool = True) -> None:
+        """Accept peers' connections at ``sock``, which is the host's from now on; or later, when it is told to."""
+        self.listeners[sock] = self._acceptable
+        if accept:
+            self._loop.add_reader(sock, self._acceptable, sock)
 
     def listen_for_bridges(self, listener: socket.socket) -> None:
         """Take other forwarders' bridges at ``listener`` (ports/bridge_sockets.py), which is the host's from now on."""
-        self._listeners.append(listener)
+        self.listeners[listener] = self._bridge_acceptable
         self._loop.add_reader(listener, self._bridge_acceptable, listener)
 
     async def close(self, grace: float) -> None:
@@ -172,13 +183,13 @@ class Host:
             self._close_socket(endpoint)
 
     def _close_listeners(self) -> None:
-        for sock in self._listeners:
+        for sock in self.listeners:
             self._loop.remove_reader(sock)
             if sock.family == socket.AF_UNIX:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(sock.getsockname())
             sock.close()
-        self._listeners.clear()
+        self.listeners.clear()
 
     # Turns.
 
