@@ -110,7 +110,7 @@ class BridgeStream(QuietOwner):
 
     def _flush(self) -> None:
         output = self._machine.data_to_send()
-        if output and not self.stream.closed:
+        if output and self.stream.sendable:
             self.stream.session.send(self.stream, output)
 
 

@@ -146,6 +146,7 @@ class CircuitForwarder:
             self.refusals,
             self._tell,
             self.steps,
+            self._expire_stream_at,
         )
         self.circuits = self._setup.circuits
         self._adopting = adopting
@@ -192,7 +193,7 @@ class CircuitForwarder:
     def handle_deadline(self, now: float) -> list[Send]:
         self.steps.now = now
         for producer in list(self._producers):
-            if not producer.stream.session.connection.blocked and not producer.produce():
+            if producer.stream.closed or (not producer.stream.session.connection.blocked and not producer.produce()):
                 del self._producers[producer]
         self._deadlines.run(now)
         return self.take_sends()
@@ -305,14 +306,16 @@ class CircuitForwarder:
                     case StreamOpened(stream):
                         self._stream_opened(link, stream, now)
                     case StreamFinished(stream):
-                        if (owner := stream.owner) is not None:
+                        if stream.out is not None:
+                            self.switch.finish(stream)  # came in the same receive as what made the circuit
+                        elif (owner := stream.owner) is not None:
                             self._deliver(stream, owner.finished)
                         if stream.closed:
-                            self._deadlines.cancel(stream)
+                            self._ended(stream)
                     case StreamReset(stream):
-                        self._deadlines.cancel(stream)
                         if (owner := stream.owner) is not None:
                             self._deliver(stream, owner.was_reset)
+                        self._ended(stream)
                     case StreamWritable(stream):
                         if (owner := stream.owner) is not None:
                             self._deliver(stream, owner.writable)
@@ -344,9 +347,9 @@ class CircuitForwarder:
             self._setup.bridge_lost(link)
         for stream in list(session.streams.values()):
             session.forget(stream)
-            self._deadlines.cancel(stream)
             if stream.owner is not None:
                 deliver(stream, stream.owner.was_reset)
+            self._ended(stream)
         if link.may_hold:
             self._tell(messages.ReservationEnded(forwarder=self.name, connection=link.id, peer=link.peer.bytes))
         self._setup.report_ended()
@@ -372,6 +375,12 @@ class CircuitForwarder:
         return [] if self._retired else sends
 
     # Streams.
+
+    def _ended(self, stream: Stream) -> None:
+        """Nobody will hear of it again.  Stream and owner know each other: let them go, for the garbage collector finds
+        what lived for a while only when it looks at everything."""
+        self._deadlines.cancel(stream)
+        stream.owner = None
 
     def _stream_opened(self, link: Link, stream: Stream, now: float) -> None:
         if stream.closed:
@@ -399,6 +408,7 @@ class CircuitForwarder:
             stream.session.reset(stream)
             if owner is not None:
                 deliver(stream, owner.was_reset)
+        stream.owner = None
 
     def _data_received(self, stream: Stream, data: bytes) -> None:
         if stream.out is not None:
@@ -411,9 +421,9 @@ class CircuitForwarder:
         error = deliver(stream, action)
         if error is not None:
             self.refusals[f"stream error: {error.code}"] += 1
-            self._deadlines.cancel(stream)
             if isinstance(stream.owner, HopStream | StopStream | BridgeStream):
                 stream.owner.was_reset()
+            self._ended(stream)
 
     def _serve_hop(self, stream: Stream) -> StreamOwner:
         return self._setup.serve(stream)

@@ -44,6 +44,7 @@ class CircuitSetup:
         "_crossing",
         "_deadlines",
         "_description",
+        "_expire_at",
         "_identity",
         "_links",
         "_name",
@@ -73,6 +74,7 @@ class CircuitSetup:
         refusals: Counter[str],
         tell: Callable[[messages.RelayServerMessage, str], None],
         steps: CircuitSteps,
+        expire_at: Callable[[Stream, float], None],
     ) -> None:
         self.asked: dict[int, HopStream] = {}
         self.opening: dict[int, Admission] = {}
@@ -87,6 +89,7 @@ class CircuitSetup:
         self._description = description
         self._refusals = refusals
         self._tell = tell
+        self._expire_at = expire_at
         self._steps = steps
         self._next_request = 1
         # Bridges that are being connected: their admission, and the token to show.
@@ -190,6 +193,8 @@ class CircuitSetup:
     def _refuse(self, hop: CircuitAsker, status: Status, reason: str, retry_after: int) -> None:
         self._refusals[status.name] += 1
         hop.refuse(status, reason, retry_after)
+        if not hop.stream.closed:
+            self._expire_at(hop.stream, self._steps.now + self._policy.stream_timeout)
         self._steps.refused(hop, status)
 
     # Circuits.
@@ -330,6 +335,9 @@ class CircuitSetup:
             self._tell(messages.CircuitOpened(circuit=circuit.id, forwarder=self._name), "")
         if early:
             self._switch.push(source, early)
+        if source.fin_received and not circuit.reason:
+            self._switch.finish(source)
+        # The target's end, if it has come already, comes behind this as an event.
         if answered_with:
             self._switch.push(target, answered_with)
         if admission.duration and not circuit.reason:
@@ -363,6 +371,7 @@ class CircuitSetup:
         link: Link = stop.stream.session.connection.owner
         if not stop.stream.closed:
             stop.stream.session.reset(stop.stream)
+        stop.stream.owner = None
         if link.bridge:
             _close(link)
         return True

@@ -33,12 +33,16 @@ class Deadlines:
         self._sequence += 1
         self._wanted[key] = (self._sequence, when, action)
         heappush(self._heap, (when, self._sequence, key))
+        self._rebuild()
+
+    def cancel(self, key: Hashable) -> None:
+        if self._wanted.pop(key, None) is not None:
+            self._rebuild()  # a stale entry keeps its key alive
+
+    def _rebuild(self) -> None:
         if len(self._heap) > 2 * len(self._wanted) + _SMALL:
             self._heap = [entry for entry in self._heap if self._live(entry)]
             heapify(self._heap)
-
-    def cancel(self, key: Hashable) -> None:
-        self._wanted.pop(key, None)
 
     def when(self, key: Hashable) -> float:
         """When what ``key`` stands for is due, 0: never."""

@@ -173,6 +173,7 @@ class RelayServer:
                 self._forget(circuit)
             case messages.ReservationEnded(forwarder=forwarder, connection=connection, peer=peer):
                 self._reservations.end(peer, forwarder, connection)
+                self._end_waiting(forwarder, connection)
             case messages.ForwarderReport():
                 self._take_report(message, now)
                 return self._answer_waiting(now)
@@ -267,6 +268,13 @@ class RelayServer:
             return []
         reason = f"the relay is starting and {MAX_WAITING} requests wait already"
         return [self._refuse(asked, _Refusal(Status.RESOURCE_LIMIT_EXCEEDED, "starting", reason, 1))]
+
+    def _end_waiting(self, forwarder: str, connection: int) -> None:
+        """The connection is gone: what it asked is not to be granted when there is time."""
+        for key in [
+            key for key, asked in self._waiting.items() if key[0] == forwarder and asked.connection == connection
+        ]:
+            del self._waiting[key]
 
     def _answer_waiting(self, now: float) -> list[Send]:
         """Answer what may be answered now; the rest waits on."""

@@ -17,12 +17,16 @@ from protocol import relay_stop
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
 from protocol.multistream import Dialer, Negotiated
-from protocol.relay_hop import ConnectRequested, HopServer, Limit, ReserveRequested, Status
+from protocol.relay_hop import ConnectRequested, HopServer, Limit, Status
 from protocol.relay_stop import CircuitAccepted, CircuitRefused, StopClient
 from protocol.yamux import Stream
 
 if TYPE_CHECKING:
     from actors.links import Link
+
+#: Bytes that a dialler may send ahead of the answer: a header and the first message of a handshake, which it knows it
+#: will need.  Each waiting request may keep as many.
+MAX_EARLY: Final = 4096
 
 #: The codes that another forwarder may pass on.
 STATUSES: Final = frozenset(Status)
@@ -89,24 +93,31 @@ class HopStream(QuietOwner):
         return link.peer
 
     def data_received(self, data: bytes) -> None:
-        self._machine.receive_data(data)
+        machine = self._machine
+        asked = machine.request is not None
+        machine.receive_data(data)
+        if asked:
+            machine.next_event()
+            self._bound_early()
+            return
         try:
-            event = self._machine.next_event()
+            event = machine.next_event()
         except RemoteProtocolError:
             # The machine has written the status that says so.  A reset would overtake it: the stream is finished,
             # and its deadline ends it if the peer does not.
-            self._flush()
-            self.stream.session.finish(self.stream)
-            self.stream.owner = QuietOwner(self.stream)
+            self._end()
             return
-        match event:
-            case ReserveRequested():
-                self._asked(self)
-            case ConnectRequested(peer=peer):
-                self.target = peer
-                self._asked(self)
-            case None:
-                pass
+        if event is None:
+            return
+        self._bound_early()
+        if isinstance(event, ConnectRequested):
+            self.target = event.peer
+        self._asked(self)
+
+    def _bound_early(self) -> None:
+        """RemoteProtocolError when the peer does not wait for the answer: it costs it this stream."""
+        if self._machine.trailing_size > MAX_EARLY:
+            raise RemoteProtocolError(f"more than {MAX_EARLY} bytes ahead of the answer", "early")
 
     def finished(self) -> None:
         # A dialler may close its side while it waits; the answer still reaches it.  One that closes before it
@@ -119,13 +130,17 @@ class HopStream(QuietOwner):
 
     def grant(self, expires_at: int, addresses: Sequence[bytes], voucher: bytes, limit: Limit | None) -> None:
         self._machine.grant_reservation(expires_at, addresses, voucher, limit)
-        self._flush()
-        self.stream.session.finish(self.stream)
+        self._end()
 
     def refuse(self, status: Status, reason: str, retry_after: int) -> None:
         self._machine.refuse(status, reason, retry_after)
+        self._end()
+
+    def _end(self) -> None:
+        """Say what is to be said, and no more; what came early is nobody's."""
         self._flush()
         self.stream.session.finish(self.stream)
+        self.stream.owner = None if self.stream.closed else QuietOwner(self.stream)
 
     def accept(self, limit: Limit | None) -> bytes:
         """Answer CONNECT with OK; returns what the dialler sent behind its request."""
@@ -135,7 +150,7 @@ class HopStream(QuietOwner):
 
     def _flush(self) -> None:
         output = self._machine.data_to_send()
-        if output and not self.stream.closed:
+        if output and self.stream.sendable:
             self.stream.session.send(self.stream, output)
 
 

@@ -112,7 +112,7 @@ def restore_owner(forwarder: CircuitForwarder, stream: Stream, state: states.Own
 def _restore_hop(forwarder: CircuitForwarder, stream: Stream, state: states.Hop) -> HopStream:
     hop = forwarder._setup.serve(stream)
     hop._machine = machine_state.restore_hop(state.machine)
-    request = hop._machine._request
+    request = hop._machine.request
     if isinstance(request, ConnectRequested):
         hop.target = request.peer
     hop.asked_again = state.asked_again

@@ -77,6 +77,11 @@ class Machine(Generic[Event]):
         trailing, self._trailing = self._trailing, b""
         return trailing
 
+    @property
+    def trailing_size(self) -> int:
+        """Bytes that :meth:`trailing_data` would give."""
+        return len(self._trailing)
+
     def next_deadline(self) -> float | None:
         """When :meth:`handle_deadline` is to be called; None: time does not matter now."""
         return None

@@ -99,7 +99,7 @@ def restore_dialer(state: NegotiationState, protocols: Sequence[str]) -> Dialer:
 
 
 def take_hop(machine: HopServer) -> HopState:
-    request = machine._request
+    request = machine.request
     target = request.peer.bytes if isinstance(request, ConnectRequested) else b""
     name = "" if request is None else "connect" if target else "reserve"
     return HopState(machine._reader._buffer, name, target, machine._answered, machine._trailing)
@@ -109,7 +109,7 @@ def restore_hop(state: HopState) -> HopServer:
     machine = HopServer()
     machine._reader.receive_data(state.buffered)
     if state.request:
-        machine._request = ConnectRequested(PeerId(state.target), ()) if state.target else ReserveRequested()
+        machine.request = ConnectRequested(PeerId(state.target), ()) if state.target else ReserveRequested()
     machine._answered = state.answered
     _ended(machine, done=bool(state.request), trailing=state.trailing)
     return machine

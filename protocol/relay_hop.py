@@ -120,15 +120,15 @@ class HopServer(Machine[HopRequest]):
     """The relay's side of one request.
 
     A message that cannot be understood is answered MALFORMED_MESSAGE by the machine itself, one that does not belong
-    here UNEXPECTED_MESSAGE; ``next_event`` then raises.
+    here UNEXPECTED_MESSAGE; ``next_event`` then raises.  ``request``: what was asked, once it is complete.
     """
 
-    __slots__ = ("_answered", "_reader", "_request")
+    __slots__ = ("_answered", "_reader", "request")
 
     def __init__(self) -> None:
         super().__init__()
         self._reader = FrameReader(MAX_MESSAGE)
-        self._request: HopRequest | None = None
+        self.request: HopRequest | None = None
         self._answered = False
 
     def grant_reservation(self, expires_at: int, addrs: Sequence[bytes], voucher: bytes, limit: Limit | None) -> None:
@@ -158,7 +158,7 @@ class HopServer(Machine[HopRequest]):
         self._write_refusal(status, reason, retry_after)
 
     def _answer(self, expected: type[HopRequest] | object) -> None:
-        if self._answered or not isinstance(self._request, expected):  # type: ignore[arg-type]
+        if self._answered or not isinstance(self.request, expected):  # type: ignore[arg-type]
             raise LocalProtocolError("there is no such request to answer")
         self._answered = True
 
@@ -174,13 +174,13 @@ class HopServer(Machine[HopRequest]):
             payload = self._reader.next_frame()
             if payload is None:
                 return
-            self._request = self._read(payload)
+            self.request = self._read(payload)
         except RemoteProtocolError as error:
             unexpected = error.code == "unexpected"
             status = Status.UNEXPECTED_MESSAGE if unexpected else Status.MALFORMED_MESSAGE
             self._write_refusal(status, str(error), 0)
             raise
-        self._events.append(self._request)
+        self._events.append(self.request)
         self._done = True
         self._trailing = self._reader.trailing_data()
 

@@ -88,7 +88,8 @@ class Switch:
     ) -> Circuit:
         """Make two open streams one circuit.  ``data_limit``: bytes each way, 0 = unlimited.
 
-        LocalProtocolError if either is closed or already part of a circuit.
+        A stream whose peer has finished already is to be finished (:meth:`finish`), once what it sent before was passed
+        on (:meth:`push`).  LocalProtocolError if either is closed or already part of a circuit.
         """
         if source.closed or target.closed or source.out is not None or target.out is not None:
             raise LocalProtocolError("only two open, unjoined streams make a circuit")
@@ -99,9 +100,6 @@ class Switch:
             stream.budget = data_limit or UNLIMITED
             stream.owner = None
             self._credited.add(stream)
-        for stream in (source, target):
-            if stream.fin_received:
-                self._finish(stream)
         return circuit
 
     def end(self, circuit: Circuit, reason: str, origin: Stream | None = None) -> None:
@@ -329,9 +327,9 @@ class Switch:
             self.end(stream.circuit, "reset", origin=stream)
         elif not stream.fin_received:
             stream.fin_received = True
-            self._finish(stream)
+            self.finish(stream)
 
-    def _finish(self, stream: Stream) -> None:
+    def finish(self, stream: Stream) -> None:
         """Pass the end of ``stream`` on; when both ends have come the circuit is over."""
         out, circuit = stream.out, stream.circuit
         if out is None or circuit is None:

@@ -132,6 +132,11 @@ class Stream:
         """True once the stream is in no table: reset, or finished both ways."""
         return self.session.streams.get(self.id) is not self
 
+    @property
+    def sendable(self) -> bool:
+        """Whether :meth:`Session.send` takes more."""
+        return not (self.fin_sent or self.fin_after_held or self.closed)
+
     def __repr__(self) -> str:
         return f"Stream({self.id}, send_window={self.send_window}, receive_window={self.receive_window})"
 
@@ -282,7 +287,7 @@ class Session:
 
     def send(self, stream: Stream, data: bytes | bytearray | memoryview) -> None:
         """Send ``data``, now as far as the peer's window allows, the rest as it opens.  The caller bounds the rest."""
-        if stream.fin_sent or stream.fin_after_held or stream.closed:
+        if not stream.sendable:
             raise LocalProtocolError(f"stream {stream.id} is closed for sending")
         view = memoryview(data)
         if not stream.held:
