@@ -20,6 +20,7 @@ reasons are translated into the codes below.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import msgspec
@@ -162,6 +163,8 @@ class CircuitSteps:
         self.ended_by: Counter[str] = Counter()
         self.handshake_failures: Counter[str] = Counter()
         self.hand_offs = 0
+        self._inherited_bytes = 0
+        self._inherited: Counter[str] = Counter()
         self.setup = {stage: Histogram(SETUP_BOUNDS) for stage in ("admit", "stop", "total")}
         self._forwarder = forwarder
         self._tracer: AnyTracer = tracer if tracer is not None else NullTracer()
@@ -418,6 +421,11 @@ class CircuitSteps:
 
     # Counted.
 
+    def inherit(self, bytes_forwarded: int, refusals: Mapping[str, int]) -> None:
+        """What the predecessor did, which goes on to be counted by others as if it had been us, was told to metrics."""
+        self._inherited_bytes += bytes_forwarded
+        self._inherited.update(refusals)
+
     def metrics(self, counters: messages.ForwarderCounters) -> messages.ForwarderMetrics:
         """What the actor "metrics" is told."""
         return messages.ForwarderMetrics(
@@ -427,10 +435,10 @@ class CircuitSteps:
             opened=self.opened,
             bridged_in=self.bridged_in,
             hand_offs=self.hand_offs,
-            bytes_by_class={CLASS: counters.bytes_forwarded},
+            bytes_by_class={CLASS: max(counters.bytes_forwarded - self._inherited_bytes, 0)},
             failed=dict(self.failed),
             ended=dict(self.ended_by),
-            refusals=counters.refusals,
+            refusals={why: n - self._inherited[why] for why, n in counters.refusals.items()},
             handshake_failures=dict(self.handshake_failures),
             setup={stage: times.message() for stage, times in self.setup.items()},
         )

@@ -339,6 +339,7 @@ def add_totals(forwarder: CircuitForwarder, state: Totals) -> None:
     forwarder.arena.bytes_switched += state.bytes_switched
     forwarder._setup.bridged_bytes += state.bridged_bytes
     forwarder.refusals.update(state.refusals)
+    forwarder.steps.inherit(state.bytes_switched - state.bridged_bytes, state.refusals)
 
 
 def _link(stream: Stream) -> Link:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from actors import keeper
 from actors.circuit_forwarder import CircuitForwarder
@@ -36,6 +36,9 @@ from protocol.identity import Identity
 from protocol.noise import StaticKey
 from tracing.otlp import ExportError
 from tracing.sampling import SamplerError
+
+if TYPE_CHECKING:
+    from actors.ports.metrics_port import NodeMetrics
 
 # Not __name__: run as a module that is "__main__".
 log = logging.getLogger("actors.node")
@@ -75,6 +78,7 @@ class Node(NodeBase):
         self._known_as: KnownAs | None = None
         self._listening: list[tuple[str, socket.socket]] = []
         self._forwarder: CircuitForwarder | None = None
+        self._metrics: NodeMetrics | None = None
         self.runtime = LocalRuntime(
             clock=wall_clock(),
             on_fatal=self.failed,
@@ -104,7 +108,16 @@ class Node(NodeBase):
         self.telemetry.start()
         self.runtime.add(RELAY_SERVER, self._relay_server)
         self.runtime.add(FORWARDER, self._circuit_forwarder, after_handle=self.host.end_turn)
+        if self.settings.metrics_port:
+            # Only now: what it imports is not needed otherwise.
+            from actors.ports.metrics_port import NodeMetrics
+
+            self._metrics = NodeMetrics(self.settings, self.runtime, self.runtime.depths, self.telemetry.counts)
+            self._metrics.add()
         await self.runtime.start()
+        if self._metrics is not None:
+            # The former process has the port until it has ended.
+            await self._metrics.start(patient=self._former is not None)
         settle_heap()
 
     @property
@@ -187,6 +200,8 @@ class Node(NodeBase):
             self._upgrade.give_up()
         # After a hand-over there is nobody left to say good-bye to but those whose last bytes are on their way.
         grace, began = self.settings.shutdown_grace, self.runtime.now()
+        if self._metrics is not None:
+            await self._metrics.close()
         await self.host.close(grace)
         await self.runtime.stop()
         await self.telemetry.stop(max(grace - (self.runtime.now() - began), 0.0) + FLUSH)
@@ -219,7 +234,7 @@ class Node(NodeBase):
 
     def processes(self) -> dict[str, Any]:
         pid = os.getpid()
-        return {"pid": pid, "actors": dict.fromkeys((RELAY_SERVER, FORWARDER), pid)}
+        return {"pid": pid, "actors": dict.fromkeys(self.runtime.depths(), pid)}
 
     def _relay_server(self) -> RelayServer:
         wait = ADOPTION_WAIT if self._adopting else REPORT_WAIT
@@ -244,6 +259,7 @@ class Node(NodeBase):
             relay_server=RELAY_SERVER,
             tracer=self.telemetry.tracer,
             adopting=self._adopting,
+            metrics="metrics" if self.settings.metrics_port else "",
         )
         self._adopting = False
         self._forwarder = forwarder

@@ -11,8 +11,9 @@ from actors.circuit_forwarder import CircuitForwarder
 from actors.policies import forwarder_policy, host_policy, relay_server_policy
 from actors.ports import bridge_sockets
 from actors.ports.host import Host, random_bytes
+from actors.ports.process_watch import ProcessWatch
 from actors.ports.shared_crowd import CrowdFile, SharedCrowd
-from actors.ports.telemetry import FLUSH, TelemetryConfig, process_telemetry
+from actors.ports.telemetry import FLUSH, Telemetry, TelemetryConfig, process_telemetry
 from actors.relay_server import RelayServer
 from actors.runtime.spec import Part, Surroundings
 from actors.runtime.worker import this_host
@@ -23,6 +24,7 @@ from protocol.noise import StaticKey
 log = logging.getLogger(__name__)
 
 RELAY_SERVER = "relay_server"
+METRICS = "metrics"
 FORWARDERS = "forwarder/"
 
 
@@ -62,10 +64,13 @@ def relay_server(surroundings: Surroundings, settings: Settings, telemetry: Tele
         relay_server_policy(settings), forwarders=forwarders, randomness=random_bytes, tracer=exporting.tracer
     )
 
+    watch = _watch(surroundings, settings, exporting)
+
     async def close(grace: float) -> None:
+        watch.stop()
         await exporting.stop(FLUSH)
 
-    return Part(actor, close=close, tracer=exporting.tracer)
+    return Part(actor, close=close, drop=watch.stop, tracer=exporting.tracer)
 
 
 def forwarder(
@@ -98,6 +103,7 @@ def forwarder(
             bridges=bridges,
             crowd=crowd,
             tracer=exporting.tracer,
+            metrics=METRICS if settings.metrics_port else "",
         )
     except BaseException:
         host.abandon()
@@ -106,9 +112,31 @@ def forwarder(
     # What it has to say at once (its report) leaves when its first turn ends.
     asyncio.get_running_loop().call_soon(host.end_turn)
 
+    watch = _watch(surroundings, settings, exporting)
+
+    def drop() -> None:
+        watch.stop()
+        host.abandon()
+
     async def close(grace: float) -> None:
+        watch.stop()
         began = surroundings.now()
         await host.close(grace)
         await exporting.stop(max(grace - (surroundings.now() - began), 0.0) + FLUSH)
 
-    return Part(actor, after_handle=host.end_turn, close=close, drop=host.abandon, tracer=exporting.tracer)
+    return Part(actor, after_handle=host.end_turn, close=close, drop=drop, tracer=exporting.tracer)
+
+
+def _watch(surroundings: Surroundings, settings: Settings, telemetry: Telemetry) -> ProcessWatch:
+    """Tells the metrics how this process is, if there are any."""
+    name = surroundings.name
+    watch = ProcessWatch(
+        name,
+        surroundings.post,
+        metrics=METRICS,
+        mailboxes=lambda: {name: surroundings.waiting()},
+        spans=telemetry.counts,
+    )
+    if settings.metrics_port:
+        asyncio.get_running_loop().call_soon(watch.start)
+    return watch

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from actors.actor import Send
 from actors.node import run_loop, serve
@@ -37,6 +37,9 @@ from actors.settings import Settings
 from protocol import messages
 from protocol.identity import Identity
 from tracing.otlp import check_exporter
+
+if TYPE_CHECKING:
+    from actors.ports.metrics_port import NodeMetrics
 
 log = logging.getLogger("actors.node")
 
@@ -95,6 +98,7 @@ class RayNode(NodeBase):
         self._session: RaySession | None = None
         self._runtime: RayRuntime | None = None
         self._crowd: CrowdFile | None = None
+        self._metrics: NodeMetrics | None = None
         self._desk = Desk(self._rose, self._fell)
         self._numbers = itertools.count(1)
 
@@ -126,7 +130,14 @@ class RayNode(NodeBase):
         for number in range(settings.forwarders):
             arguments = {"settings": settings, "keys": keys, "place": place, "telemetry": telemetry}
             runtime.add(f"{FORWARDERS}{number}", ActorSpec("actors.parts:forwarder", arguments, renamed=True))
+        if settings.metrics_port:
+            from actors.ports.metrics_port import NodeMetrics
+
+            self._metrics = NodeMetrics(settings, runtime, dict)
+            self._metrics.add()
         await runtime.start()
+        if self._metrics is not None:
+            await self._metrics.start()
 
     def _hold(self, address: str, port: int) -> tuple[str, int]:
         """Make the port the node's.  It must be nobody's: a second node could share it with us unnoticed."""
@@ -154,6 +165,8 @@ class RayNode(NodeBase):
 
     async def close(self) -> None:
         runtime, session = self._runtime, self._session
+        if self._metrics is not None:
+            await self._metrics.close()
         if runtime is not None:
             with suppress(Exception):  # what is left of it is ended below, whatever it is
                 await runtime.stop(self.settings.shutdown_grace)

@@ -128,6 +128,7 @@ class RelayServer:
         self._per_peer: Counter[bytes] = Counter()
         self._next_circuit = 1
         self._refusals: Counter[str] = Counter()
+        self._refused_here: Counter[str] = Counter()
         self._granted = 0
         self._counters: dict[str, messages.ForwarderCounters] = {}
         self._bytes_before = 0  # of forwarders that are gone
@@ -250,6 +251,7 @@ class RelayServer:
 
     def _refuse(self, asked: messages.ReserveAsked | messages.ConnectAsked, refusal: _Refusal) -> Send:
         self._refusals[refusal.setting] += 1
+        self._refused_here[refusal.setting] += 1
         self._spans.refused(asked, refusal.setting)
         reserving = isinstance(asked, messages.ReserveAsked)
         message = (messages.ReserveRefused if reserving else messages.ConnectRefused)(
@@ -476,7 +478,7 @@ class RelayServer:
             connections=sum(counters.connections for counters in self._counters.values()),
             bytes_forwarded=self._bytes_before + sum(one.bytes_forwarded for one in self._counters.values()),
             refusals=dict(refusals),
-            refused_here=dict(self._refusals),
+            refused_here=dict(self._refused_here),
             granted=self._granted,
         )
 

@@ -256,7 +256,8 @@ class ForwarderMetrics(_Message, frozen=True):
 
 
 class ProcessMetrics(_Message, frozen=True):
-    """What a process did, and how its actors are.  ``mailboxes``, ``restarts``: by actor; ``lag``: of its loop."""
+    """What a process did and how it is.  ``lag``: of its event loop; ``mailboxes``: messages that wait, by actor;
+    ``spans``: by what became of them."""
 
     process: str
     cpu_seconds: float
@@ -264,7 +265,6 @@ class ProcessMetrics(_Message, frozen=True):
     open_files: int
     lag: Times
     mailboxes: dict[str, int]
-    restarts: dict[str, int]
     refused: int
     expired: int
     spans: dict[str, int]

@@ -144,6 +144,7 @@ class LocalRuntime:
                         now=self.now,
                         post=lambda send: self.post(name, send.receiver, send.message, traceparent=send.traceparent),
                         wake=lambda: self.wake(name),
+                        waiting=lambda: self.depth(name),
                         others=others + (self._beyond.names() if self._beyond is not None else ()),
                     )
                 )
@@ -244,6 +245,10 @@ class LocalRuntime:
     def depth(self, name: str) -> int:
         """Messages that wait for ``name``."""
         return len(self._cells[name].mailbox)
+
+    def depths(self) -> dict[str, int]:
+        """The same of all that are here."""
+        return {name: len(cell.mailbox) for name, cell in self._cells.items()}
 
     # Turns.
 

@@ -22,7 +22,7 @@ class Surroundings:
     """What a builder is told of the place where its actor is to live.
 
     ``others``: the names of the actors that run, or are about to.  ``post``: says something in the actor's name.
-    ``wake``: something outside a message changed the actor's state.
+    ``wake``: something outside a message changed the actor's state.  ``waiting``: messages in its mailbox.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Surroundings:
     post: Callable[[Send], None]
     wake: Callable[[], None]
     others: tuple[str, ...] = ()
+    waiting: Callable[[], int] = lambda: 0
 
 
 @dataclass(frozen=True, slots=True)

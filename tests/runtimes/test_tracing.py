@@ -154,6 +154,32 @@ def test_no_receiver_at_all_is_logged_and_not_more(start: Start, tmp_path: Path)
     assert (tmp_path / "node.log").read_text().count("level=") <= 3
 
 
+def test_a_circuit_that_outlives_its_process_is_one_trace(start: Start) -> None:
+    with OtlpReceiver("http/protobuf") as receiver:
+        node = start(receiver)
+        alice, bob = pair(node)
+        here, there = alice.circuit(bob)
+        here.send(b"x")
+        alice.pass_on(bob, lambda: there.received)
+        node.process.send_signal(signal.SIGUSR2)
+        while (event := node.event())["event"] != "upgraded":
+            assert event["event"] == "status"
+        there.send(b"y")
+        here.finish()
+        there.finish()
+        alice.pass_on(bob, lambda: here.finished and there.finished)
+        receiver.until(lambda spans: any(span.name == "circuit" for span in spans))
+        (spans,) = [spans for spans in receiver.traces().values() if spans[0].name in CIRCUIT]
+        complete(spans, CIRCUIT, "circuit")
+        by_name = {span.name: span for span in spans}
+        processes = {span.resource["service.instance.id"] for span in spans}
+        assert len(processes) == 2
+        assert by_name["splice"].resource["service.instance.id"] == by_name["circuit"].resource["service.instance.id"]
+        assert [name for name, _, _ in by_name["splice"].events] == ["first byte", "hand-off", "first byte"]
+        for peer in (alice, bob):
+            peer.sock.close()
+
+
 def forms(peer: SocketPeer, address: str) -> dict[str, bytes]:
     """All that a peer and its address may look like."""
     identity = peer.peer_id.bytes
