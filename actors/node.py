@@ -272,7 +272,7 @@ class Node(NodeBase):
 def line(report: dict[str, Any]) -> str:
     """A report as a person reads it."""
     if report["event"] == "actors":
-        return "Actors: " + ", ".join(f"{name} ({pid})" for name, pid in report["actors"].items())
+        return f"{report['actor']} is up, in process {report['actors'].get(report['actor'])}"
     if report["event"] == "upgraded":
         moved = f"{report['connections']} connections and {report['circuits']} circuits"
         return f"{report['version']} took over, with {moved}. Its process id is {report['pid']}."

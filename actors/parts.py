@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from dataclasses import dataclass, field
 
 from actors.circuit_forwarder import CircuitForwarder
@@ -15,8 +16,7 @@ from actors.ports.process_watch import ProcessWatch
 from actors.ports.shared_crowd import CrowdFile, SharedCrowd
 from actors.ports.telemetry import FLUSH, Telemetry, TelemetryConfig, process_telemetry
 from actors.relay_server import RelayServer
-from actors.runtime.spec import Part, Surroundings
-from actors.runtime.worker import this_host
+from actors.runtime.spec import Part, Site, Surroundings
 from actors.settings import Settings
 from protocol.identity import Identity
 from protocol.noise import StaticKey
@@ -46,7 +46,7 @@ class Place:
 
     listen: tuple[tuple[str, int], ...]
     addresses: tuple[bytes, ...]
-    host: str
+    host: Site
     folder: str
     crowd: CrowdFile
 
@@ -77,19 +77,21 @@ def forwarder(
     surroundings: Surroundings, settings: Settings, keys: Keys, place: Place, telemetry: TelemetryConfig
 ) -> Part:
     """A forwarder on its own sockets, at the ports that it shares with the others.  OSError."""
-    name, here = surroundings.name, this_host()
+    name, here = surroundings.name, surroundings.host
     exporting = process_telemetry(telemetry)
     host = Host(host_policy(settings), post=surroundings.post, wake=surroundings.wake, now=surroundings.now)
     try:
         for address, port in place.listen:
             host.listen(address, port, reuse_port=True)
-        bridges: list[str] = []
+        listeners: list[socket.socket] = []
         crowd = None
+        if here.address:
+            listeners.append(bridge_sockets.listen_tcp(here.address))
         if here == place.host:
-            listener = bridge_sockets.listen_unix(os.path.join(place.folder, name.replace("/", "-")))
-            host.listen_for_bridges(listener)
-            bridges.append(bridge_sockets.address_of(listener))
+            listeners.append(bridge_sockets.listen_unix(os.path.join(place.folder, name.replace("/", "-"))))
             crowd = SharedCrowd(place.crowd, region(name), settings.connection_rate_per_ip)
+        for listener in listeners:
+            host.listen_for_bridges(listener)
         actor = CircuitForwarder(
             name,
             forwarder_policy(settings),
@@ -99,8 +101,8 @@ def forwarder(
             now=surroundings.now(),
             addresses=place.addresses,
             relay_server=RELAY_SERVER,
-            host=here,
-            bridges=bridges,
+            host=here.name,
+            bridges=[bridge_sockets.address_of(listener) for listener in listeners],
             crowd=crowd,
             tracer=exporting.tracer,
             metrics=METRICS if settings.metrics_port else "",

@@ -32,7 +32,7 @@ from actors.ports.telemetry import TelemetryConfig
 from actors.runtime.local import ActorFailed
 from actors.runtime.ray import RayFailed, RayMissing, RayRuntime, RaySession, check_installed
 from actors.runtime.spec import ActorSpec
-from actors.runtime.worker import clock_from, this_host
+from actors.runtime.worker import clock_from
 from actors.settings import Settings
 from protocol import messages
 from protocol.identity import Identity
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from actors.ports.metrics_port import NodeMetrics
 
 log = logging.getLogger("actors.node")
+
+#: Who makes the actors.
+BUILDERS: Final = {RELAY_SERVER: "actors.parts:relay_server", FORWARDERS: "actors.parts:forwarder"}
 
 #: The actor of this process: what others tell the node.
 DESK: Final = "node"
@@ -109,11 +112,14 @@ class RayNode(NodeBase):
         self.find_addresses()
         telemetry = self._telemetry
         modules = ["actors.parts", *(telemetry.plan.modules if telemetry.plan is not None else ())]
-        session = self._session = RaySession(modules, logging.getLevelName(settings.log_level.upper()))
+        level = logging.getLevelName(settings.log_level.upper())
+        session = self._session = RaySession(modules, level, settings.ray_address)
         folder = session.folder.path
         self._crowd = CrowdFile.create(folder / "crowd", settings.forwarders * 2)
         keys = Keys(self.identity.encode(), random_bytes(32))
-        place = Place(tuple(self._bound), tuple(self._own_addresses), this_host(), str(folder), self._crowd)
+        place = Place(
+            tuple(self._bound), tuple(self._own_addresses), (await session.hosts())[0], str(folder), self._crowd
+        )
         runtime = self._runtime = RayRuntime(
             clock_from(time.time() - time.monotonic()),
             self.failed,
@@ -124,12 +130,11 @@ class RayNode(NodeBase):
             heartbeat_timeout=settings.heartbeat_timeout,
         )
         runtime.add(DESK, lambda: self._desk)
-        runtime.add(
-            RELAY_SERVER, ActorSpec("actors.parts:relay_server", {"settings": settings, "telemetry": telemetry})
-        )
+        everywhere = {"settings": settings, "telemetry": telemetry}
+        runtime.add(RELAY_SERVER, ActorSpec(BUILDERS[RELAY_SERVER], everywhere, at_home=True))
         for number in range(settings.forwarders):
-            arguments = {"settings": settings, "keys": keys, "place": place, "telemetry": telemetry}
-            runtime.add(f"{FORWARDERS}{number}", ActorSpec("actors.parts:forwarder", arguments, renamed=True))
+            arguments = {**everywhere, "keys": keys, "place": place}
+            runtime.add(f"{FORWARDERS}{number}", ActorSpec(BUILDERS[FORWARDERS], arguments, renamed=True))
         if settings.metrics_port:
             from actors.ports.metrics_port import NodeMetrics
 
@@ -217,7 +222,7 @@ class RayNode(NodeBase):
         }
 
     def _rose(self, actor: str) -> list[Send]:
-        self._report({"event": "actors", **self.processes()})
+        self._report({"event": "actors", "actor": actor, **self.processes()})
         if not actor.startswith(FORWARDERS):
             return []
         return [Send(actor, messages.AddressesChanged(tuple(self._own_addresses)))]

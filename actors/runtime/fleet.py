@@ -26,9 +26,9 @@ from typing import Any, Final, Protocol
 
 from actors.runtime.directory import News, State
 from actors.runtime.local import ActorFailed
-from actors.runtime.spec import ActorSpec
+from actors.runtime.spec import ActorSpec, Site
 from actors.runtime.station import Station
-from actors.runtime.worker import About, Heard, Order, this_host
+from actors.runtime.worker import About, Heard, Order, this_machine
 from actors.supervisor import RestartPolicy, Supervision
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,10 @@ LOOK: Final = 0.2
 
 
 class Process(Protocol):
-    """A process that runs a Worker.  ``where``: what other workers need to call it."""
+    """A process that runs a Worker.  ``where``: what other workers need to call it.  ``host``: where it is."""
 
     where: Any
+    host: Site
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the Worker; raises when the process is or gets lost."""
@@ -60,14 +61,19 @@ class Process(Protocol):
 class Processes(Protocol):
     """Where processes come from."""
 
-    def start(self, slot: str) -> Process:
-        """A new one, for the actors of ``slot`` (or for whichever: the spare)."""
+    async def hosts(self) -> Sequence[Site]:
+        """Those that can take one now; the first is this process's own."""
+        ...
+
+    def start(self, host: Site) -> Process:
+        """A new one, there."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FleetPolicy:
-    """``heartbeat_interval``, ``heartbeat_timeout``: settings of the same name.  ``spares``: workers kept warm."""
+    """``heartbeat_interval``, ``heartbeat_timeout``: settings of the same name.  ``spares``: workers kept warm
+    on each host."""
 
     heartbeat_interval: float = 1.0
     heartbeat_timeout: float = 5.0
@@ -76,7 +82,7 @@ class FleetPolicy:
 
 
 class _Crew:
-    """A worker process and what is known of it.  ``slot``: whose actor it runs, None: it is spare."""
+    """A worker's process and what is known of it.  ``slot``: whose actor it runs, None: it is spare."""
 
     __slots__ = ("about", "answers", "heard_at", "last", "lost", "process", "ready", "slot", "watch")
 
@@ -94,7 +100,7 @@ class _Crew:
 class _Slot:
     """A place for an actor: it outlives those that fill it."""
 
-    __slots__ = ("crew", "generation", "incarnation", "name", "root", "spec", "supervision", "up")
+    __slots__ = ("crew", "generation", "host", "incarnation", "name", "root", "spec", "supervision", "up")
 
     def __init__(self, root: str, spec: ActorSpec, supervision: Supervision) -> None:
         self.root = root
@@ -105,6 +111,7 @@ class _Slot:
         self.incarnation = 1
         self.up = False
         self.crew: _Crew | None = None
+        self.host: Site | None = None  # where it is, or was last
 
 
 class Fleet:
@@ -153,13 +160,13 @@ class Fleet:
         expected = [News(slot.name, slot.incarnation, State.EXPECTED) for slot in self._slots.values()]
         self._home.learn(expected)
         for slot in self._slots.values():
-            self._seat(slot, self._take_spare(slot) or self._hire(slot.root))
+            await self._seat(slot)
         for slot in self._slots.values():
             if (failure := await self._assume(slot)) is not None:
                 raise ActorFailed(f"actor {slot.name} could not be started: {failure}")
         for crew in list(self._crews):
             self._watch(crew)
-        self._warm_spares()
+        await self._warm_spares()
 
     async def stop(self, grace: float = 0.0) -> None:
         """Have every actor take leave, then end every process."""
@@ -215,24 +222,38 @@ class Fleet:
 
     # Processes.
 
-    def _hire(self, slot: str) -> _Crew:
-        crew = _Crew(self._processes.start(slot))
+    def _hire(self, host: Site) -> _Crew:
+        crew = _Crew(self._processes.start(host))
         self._crews.add(crew)
         return crew
 
-    def _warm_spares(self) -> None:
-        while self._running and len(self._spares) < self._policy.spares:
-            crew = self._hire(SPARE)
-            self._spares.append(crew)
-            self._watch(crew)
+    async def _warm_spares(self) -> None:
+        """On each host as many as there are to be: a spare elsewhere would leave this one with less than its share."""
+        for host in await self._processes.hosts():
+            while self._running and sum(crew.process.host == host for crew in self._spares) < self._policy.spares:
+                crew = self._hire(host)
+                self._spares.append(crew)
+                self._watch(crew)
 
-    def _take_spare(self, slot: _Slot) -> _Crew | None:
-        """A spare that is warm; else one that is getting warm."""
-        self._spares.sort(key=lambda crew: not crew.ready.is_set())
-        return self._spares.pop(0) if self._spares else None
-
-    def _seat(self, slot: _Slot, crew: _Crew) -> None:
+    async def _seat(self, slot: _Slot) -> _Crew:
+        """Give the slot a process: a spare that is warm, one that is getting warm, or a new one."""
+        slot.host = self._place(slot, await self._processes.hosts())
+        spares = [crew for crew in self._spares if crew.process.host == slot.host]
+        spares.sort(key=lambda crew: not crew.ready.is_set())
+        if spares:
+            crew = spares[0]
+            self._spares.remove(crew)
+        else:
+            crew = self._hire(slot.host)
         slot.crew, crew.slot = crew, slot
+        return crew
+
+    def _place(self, slot: _Slot, hosts: Sequence[Site]) -> Site:
+        """Where there are fewest of its kind; where it was before, if that is one of those."""
+        if slot.spec.at_home:
+            return hosts[0]
+        others = [other.host for other in self._slots.values() if other is not slot and not other.spec.at_home]
+        return min(hosts, key=lambda host: (others.count(host), host != slot.host))
 
     def _watch(self, crew: _Crew) -> None:
         if crew.watch is None:
@@ -280,7 +301,7 @@ class Fleet:
     @staticmethod
     def _is_stopped(crew: _Crew) -> bool:
         about = crew.about
-        if about is None or about.host != this_host():
+        if about is None or about.machine != this_machine():
             return False
         with contextlib.suppress(OSError, IndexError):
             return Path(f"/proc/{about.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
@@ -307,7 +328,7 @@ class Fleet:
         crew.ready.set()  # whoever waits for it need not
         self._crews.discard(crew)
         about = crew.about
-        if hangs and about is not None and about.host == this_host():
+        if hangs and about is not None and about.machine == this_machine():
             # Ray asks a process to end itself, which this one does not hear.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(about.pid, signal.SIGKILL)
@@ -327,7 +348,7 @@ class Fleet:
         if delay is None:
             self._on_fatal(ActorFailed(f"worker processes do not stay: {reason} (max_restarts, restart_window)"))
             return
-        asyncio.get_running_loop().call_later(delay, self._warm_spares)
+        asyncio.get_running_loop().call_later(delay, lambda: self._spawn(self._warm_spares()))
 
     # Actors.
 
@@ -357,12 +378,10 @@ class Fleet:
         if delay:
             await asyncio.sleep(delay)
         if slot.crew is None or slot.crew.lost:
-            crew = self._take_spare(slot) or self._hire(slot.root)
-            self._seat(slot, crew)
-            self._watch(crew)
+            self._watch(await self._seat(slot))
         failure = await self._assume(slot)
         # Spares only now: starting one takes the processor that the replacement needs.
-        self._warm_spares()
+        self._spawn(self._warm_spares())
         if slot.incarnation != incarnation:
             return  # its process was lost meanwhile, and that was seen to
         if failure is not None:
@@ -391,7 +410,8 @@ class Fleet:
                 news=tuple(self._known(slot)),
                 mailbox_capacity=self._policy.mailbox_capacity,
                 anchor=self._anchor,
-                host=this_host(),
+                machine=this_machine(),
+                host=crew.process.host,
             )
             failure: str | None = await crew.process.call("assume", order)
         except Exception as error:

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 
 from actors.actor import Actor, Send
 from actors.runtime.mailbox import Mailbox, MailboxFull
-from actors.runtime.spec import ActorSpec, Part, Surroundings
+from actors.runtime.spec import HERE, ActorSpec, Part, Site, Surroundings
 from actors.supervisor import RestartPolicy, Supervision
 from protocol import messages
 from protocol.codec import CodecError, Envelope, decode, encode
@@ -104,6 +104,7 @@ class LocalRuntime:
         restarts: RestartPolicy | None = None,
         beyond: Beyond | None = None,
         tracer: AnyTracer | None = None,
+        host: Site = HERE,
     ) -> None:
         self.now = clock
         self._on_fatal = on_fatal
@@ -111,6 +112,7 @@ class LocalRuntime:
         self._restarts = restarts or RestartPolicy()
         self._beyond = beyond
         self._tracer: AnyTracer = tracer if tracer is not None else NullTracer()
+        self._host = host
         self._cells: dict[str, _Cell] = {}
         self._pending: deque[_Cell] = deque()
         self._scheduled = False
@@ -145,6 +147,7 @@ class LocalRuntime:
                         post=lambda send: self.post(name, send.receiver, send.message, traceparent=send.traceparent),
                         wake=lambda: self.wake(name),
                         waiting=lambda: self.depth(name),
+                        host=self._host,
                         others=others + (self._beyond.names() if self._beyond is not None else ()),
                     )
                 )

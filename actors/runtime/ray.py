@@ -30,7 +30,7 @@ from actors.runtime.directory import News, State
 from actors.runtime.fleet import Fleet, FleetPolicy
 from actors.runtime.janitor import MARK
 from actors.runtime.run_folder import RunFolder
-from actors.runtime.spec import ActorSpec
+from actors.runtime.spec import HERE, ActorSpec, Site
 from actors.runtime.station import Station
 from actors.runtime.worker import SUPERVISOR, Worker
 from actors.supervisor import RestartPolicy
@@ -42,8 +42,6 @@ OBJECT_STORE: Final = 80 << 20
 
 #: What Ray's processes are told in their environment, before ray is imported.
 ENVIRONMENT: Final = {
-    # Without clusters Ray binds to loopback.  The name is of two systems on which that is the default.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_enable_worker_prestart": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
@@ -51,6 +49,19 @@ ENVIRONMENT: Final = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_DEDUP_LOGS": "0",
 }
+
+#: And when it is not a cluster's: without clusters Ray binds to loopback.  The name is of two systems on which that is
+#: the default.
+ALONE: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+#: Resources of a cluster's hosts that begin with this are the hosts that may run forwarders.
+HOST: Final = "relay-host"
+
+#: What a worker takes of it: it is to be there, not to use it up.
+HOST_SHARE: Final = 0.0001
+
+#: Seconds in which a host of the cluster must take a connection to count as there.
+REACHABLE: Final = 0.5
 
 #: Methods of Ray's node that start what a node of one program does without: the autoscaler's monitor, the collection of
 #: logs, and an API server that starts although no dashboard is asked for.  250 MB and 1.2 s.
@@ -69,56 +80,79 @@ class RayFailed(Exception):
 
 
 class RaySession:
-    """Ray's own processes, started for this program and ended with it."""
+    """Ray's own processes, started for this program and ended with it; or with ``address``, a cluster's."""
 
-    def __init__(self, modules: Sequence[str] = (), log_level: int = logging.INFO) -> None:
+    def __init__(self, modules: Sequence[str] = (), log_level: int = logging.INFO, address: str = "") -> None:
         """``modules``: what every worker imports before it is needed.  Blocks for about two seconds.  RayMissing,
         RayFailed."""
         self._modules = tuple(modules)
         self._log_level = log_level
+        self._address = address
         self._watched: list[int] = []
         check_installed()
         self.folder = RunFolder()
         try:
             self._ray = self._start()
+            self.vital = {} if address else _children(VITAL)
         except BaseException:
             self.folder.close()
             raise
         self._worker = self._ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)(Worker)
-        self.vital = _children(VITAL)
 
     def _start(self) -> Any:
         folder = self.folder.path
-        token = folder / "token"
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32))
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        os.environ.update(ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(token))
+        os.environ.update(ENVIRONMENT)
+        options: dict[str, Any] = {"address": self._address}
+        if not self._address:
+            token = folder / "token"
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32))
+            os.environ.update(ALONE, RAY_AUTH_TOKEN_PATH=str(token))
+            options = {
+                "address": "local",
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE,
+                "_temp_dir": str(folder / "ray"),
+            }
         with _surrounded(folder):
             ray: Any = importlib.import_module("ray")
             _make_lean()
             try:
                 # On the main thread: its processes end with the thread that started them.
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    object_store_memory=OBJECT_STORE,
-                    _temp_dir=str(folder / "ray"),
-                )
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
             except Exception as error:
-                raise RayFailed(f"Ray did not start: {type(error).__name__}: {error}") from error
+                what = f"cannot join the cluster at {self._address}" if self._address else "did not start"
+                raise RayFailed(f"Ray {what}: {type(error).__name__}: {error}") from error
         for number, handler in handlers.items():
             # Ray's own ends the program on the spot: whoever had it before is to have it again.
             signal.signal(number, handler)
             signal.siginterrupt(number, False)
         return ray
 
-    def start(self, slot: str) -> _RayProcess:
+    async def hosts(self) -> list[Site]:
+        """Where workers can be started now, this host first.  RayFailed: nowhere."""
+        if not self._address:
+            return [HERE]
+        own = self._ray.get_runtime_context().get_node_id()
+        found: list[tuple[bool, Site]] = []
+        for node in self._ray.nodes():
+            names = [name for name in node["Resources"] if name.startswith(HOST)]
+            address, port = node["NodeManagerAddress"], node["NodeManagerPort"]
+            # Ray takes half a minute to notice that a host is gone.
+            if node["Alive"] and names and await _answers(address, port):
+                found.append((node["NodeID"] != own, Site(names[0], address)))
+        if not found:
+            raise RayFailed(
+                f"no host of the cluster has a resource {HOST}-NAME: start Ray there with "
+                f"--resources '{{\"{HOST}-NAME\": 1}}', each with a NAME of its own"
+            )
+        return [host for _, host in sorted(found, key=lambda entry: (entry[0], entry[1].name))]
+
+    def start(self, host: Site) -> _RayProcess:
         """A worker process."""
-        handle = self._worker.remote(self._modules, self._log_level)
-        return _RayProcess(self._ray, handle)
+        placed = self._worker.options(resources={host.name: HOST_SHARE}) if host.name else self._worker
+        return _RayProcess(self._ray, placed.remote(self._modules, self._log_level), host)
 
     def watch(self, on_lost: Callable[[Exception], None]) -> None:
         """Call ``on_lost`` when one of Ray's own processes ends, and keep the janitor alive."""
@@ -157,9 +191,10 @@ class RaySession:
 class _RayProcess:
     """A worker as the fleet sees it."""
 
-    def __init__(self, ray: Any, handle: Any) -> None:
+    def __init__(self, ray: Any, handle: Any, host: Site) -> None:
         self._ray = ray
         self.where = handle
+        self.host = host
 
     async def call(self, method: str, *arguments: Any) -> Any:
         return await getattr(self.where, method).remote(*arguments)
@@ -280,7 +315,7 @@ def check_installed() -> None:
     if importlib.util.find_spec("ray") is None:
         raise RayMissing("the Ray runtime is not installed: pip install 'descord-relay[ray]', or use --runtime local")
     if "ray" in sys.modules and any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
-        # It reads some of them when it is imported: it would listen on all interfaces, and let anybody in.
+        # It reads some of them when it is imported: it would let anybody in.
         raise RayFailed("ray was imported before its environment was set")
 
 
@@ -318,6 +353,15 @@ def _make_lean() -> None:
     worker: Any = importlib.import_module("ray._private.worker")
     if hasattr(worker, "listen_error_messages"):
         worker.listen_error_messages = lambda worker, threads_stopped: None
+
+
+async def _answers(address: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), REACHABLE)
+    except OSError:  # TimeoutError is one
+        return False
+    writer.close()
+    return True
 
 
 def _children(names: Sequence[str]) -> dict[str, int]:

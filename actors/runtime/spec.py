@@ -11,10 +11,22 @@ from __future__ import annotations
 import importlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from actors.actor import Actor, Send
 from tracing.tracer import AnyTracer
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where processes are.  ``name``: of its own for each host of a cluster.  ``address``: the IP address at which the
+    others reach it, "": there are no others."""
+
+    name: str = ""
+    address: str = ""
+
+
+HERE: Final = Site()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,7 @@ class Surroundings:
     now: Callable[[], float]
     post: Callable[[Send], None]
     wake: Callable[[], None]
+    host: Site = HERE
     others: tuple[str, ...] = ()
     waiting: Callable[[], int] = lambda: 0
 
@@ -53,11 +66,13 @@ class Part:
 class ActorSpec:
     """``builder``: "package.module:name".  ``arguments``: whatever can be pickled; they may be secret, and are not
     printed.  ``renamed``: an actor that takes the place of one that fell has a name of its own, ``name.1``, so that
-    nothing that was said to or by the former is mistaken (a runtime in one process needs no such care)."""
+    nothing that was said to or by the former is mistaken (a runtime in one process needs no such care).  ``at_home``:
+    it lives on the host of the node's own process."""
 
     builder: str
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
     renamed: bool = False
+    at_home: bool = False
 
     def build(self, surroundings: Surroundings) -> Part:
         """Make the actor.  Whatever the builder raises."""

@@ -12,6 +12,7 @@ from typing import Any
 from actors.runtime.directory import Directory, News, Notice
 from actors.runtime.local import LocalRuntime
 from actors.runtime.outlet import Call, Outlet
+from actors.runtime.spec import HERE, Site
 from actors.supervisor import RestartPolicy
 from protocol import messages
 from protocol.codec import CodecError, decode
@@ -37,12 +38,15 @@ class Station:
         fell: Callable[[str, int, Exception], bool],
         rose: Callable[[str, int], None],
         news: Iterable[News] = (),
+        host: Site = HERE,
     ) -> None:
         self.fell = fell
         self.rose = rose
         self.directory = Directory(list(news))
         self.outlet = Outlet(self.directory, call, mailbox_capacity)
-        self.runtime = LocalRuntime(clock, on_fatal, mailbox_capacity=mailbox_capacity, restarts=restarts, beyond=self)
+        self.runtime = LocalRuntime(
+            clock, on_fatal, mailbox_capacity=mailbox_capacity, restarts=restarts, beyond=self, host=host
+        )
         #: Words of former incarnations that were dropped.
         self.stale = 0
 

@@ -25,7 +25,7 @@ from typing import Any, Final
 from actors.runtime.directory import News
 from actors.runtime.heap import settle_heap
 from actors.runtime.outlet import Call
-from actors.runtime.spec import ActorSpec
+from actors.runtime.spec import ActorSpec, Site
 from actors.runtime.station import Station
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ LOG_LINES: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a worker is to run.  ``anchor``: Unix time less the monotonic clock on the host ``host``, so that all
-    processes of a host have one clock even if somebody sets the system's."""
+    """What a worker is to run.  ``anchor``: Unix time less the monotonic clock of ``machine``, so that all processes
+    there have one clock even if somebody sets the system's.  ``host``: where the worker is."""
 
     name: str
     incarnation: int
@@ -48,7 +48,8 @@ class Order:
     news: tuple[News, ...]
     mailbox_capacity: int
     anchor: float
-    host: str
+    machine: str
+    host: Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +77,14 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """``host``: the same for processes that share a clock and loopback."""
+    """``machine``: see :func:`this_machine`."""
 
     pid: int
-    host: str
-    address: str
+    machine: str
 
 
-def this_host() -> str:
-    """Changes with each boot of a machine."""
+def this_machine() -> str:
+    """The same for processes that share a clock and pids; another with each boot."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -113,7 +113,7 @@ class Worker:
 
     async def about(self) -> About:
         self._loop = asyncio.get_running_loop()
-        return About(os.getpid(), this_host(), socket.gethostname())
+        return About(os.getpid(), this_machine())
 
     async def assume(self, order: Order) -> str | None:
         """Run an actor, in place of one that fell or of none.  What went wrong, None: it runs."""
@@ -209,7 +209,7 @@ class _Role:
         self.failure: str | None = None
         self.told = False
         self._speak = speak
-        anchor = order.anchor if order.host == this_host() else time.time() - time.monotonic()
+        anchor = order.anchor if order.machine == this_machine() else time.time() - time.monotonic()
         self.station = Station(
             clock_from(anchor),
             self._fatal,
@@ -218,6 +218,7 @@ class _Role:
             fell=self._fell,
             rose=lambda name, incarnation: None,
             news=order.news,
+            host=order.host,
         )
         self.station.runtime.add(order.name, order.spec, incarnation=order.incarnation)
 

@@ -10,65 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from protocol.relay_hop import ReservationGranted
 from tests.support import tree
-from tests.support.process import PATIENCE, REPOSITORY, NodeProcess, SocketPeer
+from tests.support.process import PATIENCE, REPOSITORY, SocketPeer
+from tests.support.ray_node import CLEAN, RayNode, peers
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`")
-
-#: Seconds in which everything of a node that died must be gone.
-CLEAN = 5.0
-
-
-class RayNode(NodeProcess):
-    """A node with two forwarders, and where it keeps itself."""
-
-    def __init__(self, data_dir: Path, *flags: str) -> None:
-        self.memory = tree.shared_memory()
-        super().__init__(
-            data_dir, "--forwarders", "2", "--rate-limits", "off", *flags, "--max-connections-per-ip", "4000"
-        )
-        self.folder = str(self.ready["run_folder"])
-        self.now = self.ready
-
-    def pid(self, name: str) -> int:
-        """Of an actor, a spare, or a process of Ray's."""
-        return int({**self.now["actors"], **self.now["processes"]}[name])
-
-    def until_event(self, true: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        while not true(event := self.event()):
-            if event["event"] == "actors":
-                self.now = event
-        if event["event"] == "actors":
-            self.now = event
-        return event
-
-    def replaced(self, name: str) -> None:
-        """Until an actor has another process, or another actor its place."""
-        slot, old = name.partition(".")[0], self.now["actors"][name]
-
-        def is_new(event: dict[str, Any]) -> bool:
-            return event["event"] == "actors" and any(
-                other.partition(".")[0] == slot and pid != old for other, pid in event["actors"].items()
-            )
-
-        self.until_event(is_new)
-
-    @property
-    def tree(self) -> set[int]:
-        return {self.process.pid, self.pid("janitor"), *tree.processes(self.folder)}
-
-    def nothing_is_left(self, known: set[int]) -> None:
-        tree.until(lambda: not any(tree.alive(pid) for pid in known), CLEAN, "a process was left behind")
-        tree.until(lambda: not os.path.exists(self.folder), CLEAN, "the run folder was left behind")
-        assert not tree.processes(self.folder)
-        assert tree.shared_memory() <= self.memory
-        assert not any(self.port in ports for ports in tree.listening(known).values())
-
 
 Start = Callable[..., RayNode]
 
@@ -77,44 +27,13 @@ Start = Callable[..., RayNode]
 def start(tmp_path: Path) -> Iterator[Start]:
     nodes: list[RayNode] = []
 
-    def run(*flags: str) -> RayNode:
-        nodes.append(RayNode(tmp_path / f"node{len(nodes)}", *flags))
+    def run(*flags: str, stderr: Path | None = None) -> RayNode:
+        nodes.append(RayNode(tmp_path / f"node{len(nodes)}", *flags, stderr=stderr))
         return nodes[-1]
 
     yield run
     for node in nodes:
         node.stop()
-
-
-def forwarder_of(node: RayNode, peer: SocketPeer) -> int:
-    """The pid of the process that has the other end of the peer's connection."""
-    here, there = peer.sock.getsockname()[1], peer.sock.getpeername()[1]
-    for name, pid in node.now["actors"].items():
-        if not name.startswith("forwarder/"):
-            continue
-        shown = subprocess.run(
-            ["ss", "-Htnp", "state", "established", f"sport = :{there} and dport = :{here}"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        if f"pid={pid}," in shown:
-            return int(pid)
-    raise AssertionError("nobody has it")
-
-
-def peers(node: RayNode, count: int) -> dict[int, list[SocketPeer]]:
-    """Peers by the forwarder that they are on, until each has ``count``."""
-    found: dict[int, list[SocketPeer]] = {
-        pid: [] for name, pid in node.now["actors"].items() if name.startswith("forwarder/")
-    }
-    number = 0
-    while any(len(there) < count for there in found.values()):
-        peer = SocketPeer(node, f"peer {number} of {node.process.pid}")
-        number += 1
-        found[forwarder_of(node, peer)].append(peer)
-        assert number < 200, "one forwarder gets no connections"
-    return found
 
 
 def test_a_node_of_two_forwarders(start: Start) -> None:
@@ -181,3 +100,60 @@ def test_a_port_that_is_taken_is_named_before_ray_is_started(start: Start, tmp_p
     ]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert ended.returncode == 69 and address in ended.stderr
+
+
+# Whatever is killed, nothing is left behind.
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "raylet", "gcs_server"])
+def test_a_node_that_loses_a_vital_process_ends_whole(start: Start, victim: str, tmp_path: Path) -> None:
+    node = start(stderr=tmp_path / "stderr")
+    alice = SocketPeer(node, "alice")
+    known = node.tree
+    os.kill(node.process.pid if victim == "supervisor" else node.pid(victim), signal.SIGKILL)
+    code = node.process.wait(PATIENCE)
+    node.nothing_is_left(known)
+    alice.sock.close()
+    if victim == "supervisor":
+        assert code == -signal.SIGKILL
+    else:
+        # So that systemd starts it again, and whoever reads its log sees why.
+        assert code == 70 and f"Ray's {victim} " in (tmp_path / "stderr").read_text()
+
+
+def test_a_node_that_is_killed_while_it_starts_leaves_nothing(start: Start, tmp_path: Path) -> None:
+    for moment in (0.4, 0.9, 1.4, 1.9):
+        command = [sys.executable, "-m", "actors.node", "--forwarders", "2", "--data-dir", str(tmp_path / "node")]
+        with subprocess.Popen([*command, "--listen", "/ip4/127.0.0.1/tcp/0"], cwd=REPOSITORY) as process:
+            folders = tree.run_folders_of(process.pid, moment)
+            process.kill()
+        for folder in folders:
+            tree.until(lambda folder=folder: not os.path.exists(folder), CLEAN, "the run folder was left behind")
+            assert not tree.processes(folder)
+
+
+def test_workers_the_spare_and_the_janitor_are_replaced_and_nothing_piles_up(start: Start) -> None:
+    node = start()
+    known = set(node.tree)
+    for victim in ("relay_server", "forwarder/0", "forwarder/1"):
+        os.kill(node.pid(victim), signal.SIGKILL)
+        node.replaced(victim)
+        known |= node.tree
+    assert {"relay_server", "forwarder/0.1", "forwarder/1.1"} <= set(node.now["actors"])
+    # The spare, and each of Ray's agents, which take the raylet with them.
+    tree.until(lambda: len(node.spares()) == 1, PATIENCE, "no spare was started")
+    (spare,) = node.spares()
+    os.kill(spare, signal.SIGKILL)
+    tree.until(lambda: node.spares() not in ([], [spare]), PATIENCE, "no other spare was started")
+    os.kill(node.pid("janitor"), signal.SIGKILL)
+    tree.until(
+        lambda: tree.children(node.process.pid, "janitor.py") not in ([], [node.pid("janitor")]), PATIENCE, "none"
+    )
+    known |= node.tree
+    alice = SocketPeer(node, "alice")
+    assert isinstance(alice.reserve(), ReservationGranted)
+    # The new janitor does what the first would have done.
+    node.process.kill()
+    node.process.wait()
+    node.nothing_is_left(known)
+    alice.sock.close()

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,12 +35,20 @@ def readable(patience: float, *files: HasFileno) -> set[int]:
 class NodeProcess:
     """``python -m actors.node --json`` on a port of its own; the first line it printed is ``ready``."""
 
-    def __init__(self, data_dir: Path, *flags: str, stderr: int | None = subprocess.DEVNULL) -> None:
-        command = [sys.executable, "-m", "actors.node", "--json", "--data-dir", str(data_dir)]
+    def __init__(
+        self,
+        data_dir: Path,
+        *flags: str,
+        stderr: int | None = subprocess.DEVNULL,
+        module: str = "actors.node",
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        command = [sys.executable, "-m", module, "--json", "--data-dir", str(data_dir)]
         if "--listen" not in flags:
             command += ["--listen", "/ip4/127.0.0.1/tcp/0"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DESCORD_RELAY_")}
         environment["XDG_CONFIG_HOME"] = str(data_dir / "no-config")
+        environment.update(variables or {})
         self.process = subprocess.Popen(
             [*command, *flags], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=stderr, env=environment
         )

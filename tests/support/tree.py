@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from actors.runtime.janitor import marked
@@ -45,28 +46,68 @@ def processes(folder: str) -> dict[int, str]:
     return found
 
 
-def listening(pids: set[int]) -> dict[str, set[int]]:
-    """The addresses that these processes listen on at TCP ports, and at which ports, read from /proc."""
-    sockets = set()
-    for pid in pids:
+def children(parent: int, word: str) -> list[int]:
+    """Child processes with ``word`` in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
         try:
-            descriptors = os.listdir(f"/proc/{pid}/fd")
+            if not entry.name.isdigit() or word.encode() not in (entry / "cmdline").read_bytes():
+                continue
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(entry.name))
         except OSError:
             continue
-        for descriptor in descriptors:
+    return found
+
+
+def run_folders_of(pid: int, seconds: float) -> set[str]:
+    """The run folders that a node made within its first ``seconds``."""
+    found = set()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for child in children(pid, "janitor.py"):
             try:
-                match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+                found.add(Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0").rpartition(b"\0")[2].decode())
             except OSError:
                 continue
-            if match:
-                sockets.add(match[1])
+        time.sleep(0.02)
+    return found
+
+
+def listening(pids: set[int]) -> dict[str, set[int]]:
+    """The addresses that these processes listen on at TCP ports, and at which ports, read from /proc."""
+    sockets = _sockets(pids)
     found: dict[str, set[int]] = {}
+    for fields in _tcp():
+        if fields[3] == LISTEN and fields[9] in sockets:
+            address, port = fields[1].split(":")
+            found.setdefault(_readable(address), set()).add(int(port, 16))
+    return found
+
+
+def has_connection(pid: int, port: int, remote: int) -> bool:
+    """Whether the process has the TCP connection from its ``port`` to the port ``remote``."""
+    sockets = _sockets({pid})
+    ends = [f"{port:04X}", f"{remote:04X}"]
+    return any([end.split(":")[1] for end in fields[1:3]] == ends and fields[9] in sockets for fields in _tcp())
+
+
+def _tcp() -> Iterator[list[str]]:
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == LISTEN and fields[9] in sockets:
-                address, port = fields[1].split(":")
-                found.setdefault(_readable(address), set()).add(int(port, 16))
+            yield line.split()
+
+
+def _sockets(pids: set[int]) -> set[str]:
+    """The inodes of their sockets."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+                    if match:
+                        found.add(match[1])
     return found
 
 
