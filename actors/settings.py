@@ -125,8 +125,9 @@ def _choose_runtime(values: dict[str, Any], origin: dict[str, str]) -> None:
     """What only Ray does implies it, unless the local runtime was asked for by name."""
     if values["runtime"] == "ray":
         return
+    by_name = origin["runtime"] != "default"
     for name, needs in (("forwarders", values["forwarders"] > 1), ("ray_address", bool(values["ray_address"]))):
-        if needs and origin["runtime"] != "default":
+        if needs and by_name:
             raise SettingsError(
                 f"{name} = {values[name]!r} ({origin[name]}): the local runtime is one process; use --runtime ray"
             )

@@ -185,3 +185,19 @@ def test_any_text_is_taken_or_refused_by_name(name: str, value: str) -> None:
         load_settings([], environ)
     except SettingsError as error:
         assert name in str(error)
+
+
+@pytest.mark.parametrize("flags", [("--forwarders", "2"), ("--ray-address", "10.0.0.1:6379"), ("--runtime", "ray")])
+def test_what_only_ray_does_implies_it(flags: tuple[str, str], tmp_path: Path) -> None:
+    assert load_settings(flags, home(tmp_path)).runtime == "ray"
+    assert load_settings([*flags, "--forwarders", "4", "--ray-address", "10.0.0.1:1"], home(tmp_path)).runtime == "ray"
+
+
+@pytest.mark.parametrize("flags", [("--forwarders", "2"), ("--ray-address", "10.0.0.1:6379")])
+def test_the_local_runtime_is_not_exchanged_for_another_behind_ones_back(
+    flags: tuple[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"--runtime ray") as caught:
+        load_settings(flags, home(tmp_path, 'runtime = "local"'))
+    assert flags[1] in str(caught.value)
+    assert load_settings(["--forwarders", "1"], home(tmp_path, 'runtime = "local"')).runtime == "local"
