@@ -59,6 +59,7 @@ def region(name: str) -> int:
 
 def relay_server(surroundings: Surroundings, settings: Settings, telemetry: TelemetryConfig) -> Part:
     exporting = process_telemetry(telemetry)
+    # Those that start later report by themselves; to ask them too would have them ask everything again.
     forwarders = [name for name in surroundings.others if name.startswith(FORWARDERS)]
     actor = RelayServer(
         relay_server_policy(settings), forwarders=forwarders, randomness=random_bytes, tracer=exporting.tracer

@@ -49,8 +49,8 @@ class Directory:
         return list(self._entries.values())
 
     def names(self) -> tuple[str, ...]:
-        """Those that run or will."""
-        return tuple(one.name for one in self._entries.values() if one.state is not State.GONE)
+        """Those that run."""
+        return tuple(one.name for one in self._entries.values() if one.state is State.UP)
 
     def learn(self, news: News) -> list[Notice]:
         """What the actors of this process are to be told about it."""

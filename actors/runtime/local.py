@@ -139,7 +139,7 @@ class LocalRuntime:
 
         def factory() -> Part:
             if isinstance(source, ActorSpec):
-                others = tuple(other for other in self._cells if other != name)
+                others = tuple(other for other, cell in self._cells.items() if cell.actor is not None)
                 return source.build(
                     Surroundings(
                         name=name,

@@ -33,7 +33,7 @@ HERE: Final = Site()
 class Surroundings:
     """What a builder is told of the place where its actor is to live.
 
-    ``others``: the names of the actors that run, or are about to.  ``post``: says something in the actor's name.
+    ``others``: the names of the actors that run already.  ``post``: says something in the actor's name.
     ``wake``: something outside a message changed the actor's state.  ``waiting``: messages in its mailbox.
     """
 

@@ -50,7 +50,12 @@ class NodeProcess:
         environment["XDG_CONFIG_HOME"] = str(data_dir / "no-config")
         environment.update(variables or {})
         self.process = subprocess.Popen(
-            [*command, *flags], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=stderr, env=environment
+            [*command, *flags],
+            bufsize=0,  # a line that was read with another is not seen by poll
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=environment,
         )
         self.ready: dict[str, Any] = self.event()
 
