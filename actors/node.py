@@ -171,9 +171,10 @@ class Node(NodeBase):
                 flush=self._flush,
             )
             await upgrade.run(departure, self._listening, self._own_addresses)
-        except (UpgradeFailed, OSError) as error:
+        except Exception as error:
             self._upgrade = None
-            log.error("the upgrade failed, this process goes on: %s", error)
+            fault = None if isinstance(error, UpgradeFailed | OSError) else error
+            log.error("the upgrade failed, this process goes on: %s", error, exc_info=fault)
             self._report({"event": "upgrade_failed", "reason": str(error)})
             return
         if self.stopping.is_set():

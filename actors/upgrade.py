@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -60,6 +59,8 @@ class KnownAs:
     @classmethod
     def ourselves(cls) -> KnownAs:
         """It is this process, which becomes the keeper.  OSError: this system has no subreapers."""
+        import ctypes  # only here: where no memory may become code it is not had, and nothing else needs it
+
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "this system has no subreapers: the process number could not be kept")
@@ -195,6 +196,9 @@ class Former:
         except ProcessLookupError:
             loop.call_soon(gone)
             return
+        except OSError:  # an old kernel, or a filter of system calls
+            self._look_for_keeper(gone)
+            return
 
         def ended() -> None:
             loop.remove_reader(descriptor)
@@ -202,6 +206,15 @@ class Former:
             gone()
 
         loop.add_reader(descriptor, ended)
+
+    def _look_for_keeper(self, gone: Callable[[], None]) -> None:
+        assert self.known_as is not None
+        try:
+            os.kill(self.known_as.pid, 0)
+        except ProcessLookupError:
+            gone()
+        else:
+            asyncio.get_running_loop().call_later(KEEPER_PATIENCE, self._look_for_keeper, gone)
 
 
 def former_process(environ: MutableMapping[str, str]) -> socket.socket | None:

@@ -26,7 +26,7 @@ FULL_BYTES = 256 * MIB
 # Implementation -> what to install, of those whose toolchain is not here.
 MISSING = pytest.StashKey[dict[str, str]]()
 
-StartPeer = Callable[[str], Peer]
+StartPeer = Callable[..., Peer]
 StartNode = Callable[..., Node]
 
 
@@ -120,12 +120,12 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def start_peer(cache: Path, built: Callable[[str], None], logs: Callable[[str], Path]) -> Iterator[StartPeer]:
-    """Starts a peer of its own for one test."""
+    """Starts a peer of its own for one test, or many in one process."""
     with ExitStack() as stack:
 
-        def start(implementation: str) -> Peer:
+        def start(implementation: str, count: int = 1) -> Peer:
             built(implementation)
-            return stack.enter_context(running(implementation, cache, logs(f"{implementation}.log")))
+            return stack.enter_context(running(implementation, cache, logs(f"{implementation}.log"), count))
 
         yield start
 

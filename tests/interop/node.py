@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shlex
 import signal
 import subprocess
@@ -53,7 +54,8 @@ class Node:
         self.peer_id: str = ready["peer_id"]
         self.addresses: list[str] = ready["addresses"]
         # What else it prints must not fill the pipe and stop it.
-        self._drain = threading.Thread(target=self._discard, daemon=True)
+        self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._drain = threading.Thread(target=self._listen, daemon=True)
         self._drain.start()
 
     def resident_bytes(self) -> int:
@@ -74,6 +76,17 @@ class Node:
     def circuit_to(self, peer_id: str) -> str:
         """The address of a peer through this relay."""
         return f"{self.address}/p2p-circuit/p2p/{peer_id}"
+
+    def upgrade(self) -> None:
+        """SIGUSR2; `upgraded` tells what became of it."""
+        self._process.send_signal(signal.SIGUSR2)
+
+    def upgraded(self, patience: float) -> dict[str, Any] | None:
+        """What the node told of an upgrade, within `patience` seconds."""
+        try:
+            return self._events.get(timeout=patience) if patience else self._events.get_nowait()
+        except queue.Empty:
+            return None
 
     def stop(self) -> int:
         """SIGTERM, then the exit code; one that does not end is killed, and raises TimeoutExpired."""
@@ -117,6 +130,8 @@ class Node:
             )
         return ready
 
-    def _discard(self) -> None:
-        for _ in self._stdout:
-            pass
+    def _listen(self) -> None:
+        for line in self._stdout:
+            event = json.loads(line)
+            if event["event"] in ("upgraded", "upgrade_failed"):
+                self._events.put(event)

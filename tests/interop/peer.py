@@ -88,9 +88,14 @@ class _Inbox:
 
 
 class Peer:
-    """A running peer. `peer_id`, `implementation` and `version` are what its ready line told."""
+    """A running peer. `peer_id`, `implementation` and `version` are what its ready line told.
 
-    def __init__(self, implementation: str, cache: Path, log: Path, *, seed: bytes | None = None) -> None:
+    `count`: how many peers the process is (go alone); `peer_ids` are theirs, and a command's `as_` says whose it is.
+    """
+
+    def __init__(
+        self, implementation: str, cache: Path, log: Path, *, seed: bytes | None = None, count: int = 1
+    ) -> None:
         self.log = log
         self._inbox = _Inbox()
         self._changed = threading.Condition()
@@ -98,6 +103,8 @@ class Peer:
         environment = dict(os.environ)
         if seed is not None:
             environment["DESCORD_PEER_SEED"] = seed.hex()
+        if count != 1:
+            environment["DESCORD_PEER_COUNT"] = str(count)
         self._process = _spawn(["sh", str(HERE / implementation / "run.sh"), str(cache)], environment, log)
         self._reader = threading.Thread(target=self._read, name=f"{implementation} peer", daemon=True)
         self._reader.start()
@@ -107,6 +114,7 @@ class Peer:
             self.stop()
             raise
         self.peer_id: str = ready["peer_id"]
+        self.peer_ids: list[str] = ready.get("peer_ids", [self.peer_id])
         self.implementation: str = ready["implementation"]
         self.version: str = ready["version"]
 
@@ -121,6 +129,7 @@ class Peer:
     def start(self, cmd: str, **arguments: Any) -> Future[Fields]:
         """Ask; the future gives the answer's fields, or raises PeerError or PeerEnded."""
         answer: Future[Fields] = Future()
+        named = {name.rstrip("_"): value for name, value in arguments.items()}
         with self._changed:
             if self._inbox.ended:
                 raise PeerEnded(f"{self!r} has ended; its log is {self.log}")
@@ -129,7 +138,7 @@ class Peer:
             self._inbox.answers[number] = answer
             stdin = _pipe(self._process.stdin)
             try:
-                stdin.write(json.dumps({"id": number, "cmd": cmd, **arguments}) + "\n")
+                stdin.write(json.dumps({"id": number, "cmd": cmd, **named}) + "\n")
                 stdin.flush()
             except OSError as error:
                 raise PeerEnded(f"{self!r} has ended; its log is {self.log}") from error
@@ -162,6 +171,11 @@ class Peer:
         if not found:
             raise PeerEnded(f"the peer ended before {event!r}:\n{_tail(self.log)}")
         return found[0]
+
+    def events(self) -> list[Fields]:
+        """What was told and nobody took."""
+        with self._changed:
+            return list(self._inbox.events)
 
     def forget_events(self) -> None:
         """Drop the events so far: what is awaited next happens from now on."""
@@ -202,9 +216,9 @@ class Peer:
 
 
 @contextmanager
-def running(implementation: str, cache: Path, log: Path) -> Iterator[Peer]:
-    """A peer for the length of a with block."""
-    peer = Peer(implementation, cache, log)
+def running(implementation: str, cache: Path, log: Path, count: int = 1) -> Iterator[Peer]:
+    """A peer, or `count` in one process, for the length of a with block."""
+    peer = Peer(implementation, cache, log, count=count)
     try:
         yield peer
     finally:

@@ -228,7 +228,7 @@ def test_a_successor_that_dies_midway_costs_what_it_has_taken(
     loop: Any, after_receipt: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The small groups go first: a lone connection is taken, then the group of the circuit."""
-    monkeypatch.setattr(ports, "BATCH", 1)
+    monkeypatch.setattr(ports, "LONE_BATCH", 1)
     take = Arrival._take
     groups = 0
 

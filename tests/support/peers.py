@@ -133,6 +133,8 @@ class MemoryPeer:
 
         def sink(data: bytes) -> None:
             nonlocal negotiating
+            if stream.closed:
+                return  # it was reset behind what came
             if negotiating:
                 listener.receive_data(data)
                 agreed = listener.next_event()

@@ -27,6 +27,7 @@ type command struct {
 	Bytes int64   `json:"bytes"`
 	Seed  uint64  `json:"seed"`
 	Quiet float64 `json:"quiet"`
+	As    int     `json:"as"`
 
 	// Of the raw commands.
 	Request string `json:"request"`
@@ -61,8 +62,8 @@ func text(err error) any {
 	return err.Error()
 }
 
-// serveCommands runs each line's command in its own goroutine until input ends.
-func serveCommands(input io.Reader, handlers map[string]handler) error {
+// serveCommands runs each line's command in its own goroutine until input ends. peers: the handlers of each peer.
+func serveCommands(input io.Reader, peers []map[string]handler) error {
 	lines := bufio.NewScanner(input)
 	for lines.Scan() {
 		if len(lines.Bytes()) == 0 {
@@ -73,7 +74,11 @@ func serveCommands(input io.Reader, handlers map[string]handler) error {
 			printLine(fields{"id": asked.ID, "ok": false, "error": err.Error()})
 			continue
 		}
-		go answer(asked, handlers)
+		if asked.As < 0 || asked.As >= len(peers) {
+			printLine(fields{"id": asked.ID, "ok": false, "error": fmt.Sprintf("there is no peer %d here", asked.As)})
+			continue
+		}
+		go answer(asked, peers[asked.As])
 	}
 	return lines.Err()
 }

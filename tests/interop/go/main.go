@@ -2,7 +2,8 @@
 // relay v2, all as the library does them. Its security transports are the library's defaults, so it offers TLS before
 // Noise, as the applications do that are out there. control.go says how it is spoken to.
 //
-// Environment: DESCORD_PEER_SEED (64 hex digits, optional) is the Ed25519 seed of its identity.
+// Environment: DESCORD_PEER_SEED (64 hex digits, optional) is the Ed25519 seed of its identity. DESCORD_PEER_COUNT
+// (optional) is how many peers the process is; a command's "as" says which of them it is for, 0 unless told.
 package main
 
 import (
@@ -15,6 +16,7 @@ import (
 	"log"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"strings"
 
 	"github.com/libp2p/go-libp2p"
@@ -34,11 +36,43 @@ func main() {
 }
 
 func run() error {
-	key, err := identity(os.Getenv("DESCORD_PEER_SEED"))
-	if err != nil {
-		return err
+	count := 1
+	if told := os.Getenv("DESCORD_PEER_COUNT"); told != "" {
+		number, err := strconv.Atoi(told)
+		if err != nil || number < 1 {
+			return fmt.Errorf("DESCORD_PEER_COUNT is no number of peers: %q", told)
+		}
+		count = number
 	}
-	h, err := libp2p.New(
+	var all []map[string]handler
+	var ids []string
+	for number := range count {
+		seed := ""
+		if number == 0 {
+			seed = os.Getenv("DESCORD_PEER_SEED")
+		}
+		h, err := newHost(seed)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		p, err := newPeer(h)
+		if err != nil {
+			return err
+		}
+		all = append(all, p.commands())
+		ids = append(ids, h.ID().String())
+	}
+	emit("ready", fields{"peer_id": ids[0], "peer_ids": ids, "implementation": "go", "version": libraryVersion()})
+	return serveCommands(os.Stdin, all)
+}
+
+func newHost(seed string) (host.Host, error) {
+	key, err := identity(seed)
+	if err != nil {
+		return nil, err
+	}
+	return libp2p.New(
 		libp2p.Identity(key),
 		libp2p.NoListenAddrs,
 		libp2p.Transport(tcp.NewTCPTransport),
@@ -48,17 +82,6 @@ func run() error {
 		libp2p.ResourceManager(&network.NullResourceManager{}),
 		libp2p.DisableMetrics(),
 	)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-
-	p, err := newPeer(h)
-	if err != nil {
-		return err
-	}
-	emit("ready", fields{"peer_id": h.ID().String(), "implementation": "go", "version": libraryVersion()})
-	return serveCommands(os.Stdin, p.commands())
 }
 
 // identity makes the Ed25519 key of a seed in hex, or a fresh one when there is none.
