@@ -50,4 +50,5 @@ def _held(
         target_connection=reserver.id if beyond is None else beyond.connection,
         opened_at=opened_at,
         target_forwarder=forwarder if beyond is None else beyond.forwarder,
+        address=dialler.address,
     )

@@ -18,6 +18,8 @@ def relay_server_policy(s: Settings) -> RelayServerPolicy:
         max_reservations_per_group=s.max_reservations_per_group,
         max_circuits=s.max_circuits,
         max_circuits_per_peer=s.max_circuits_per_peer,
+        max_circuits_per_ip=s.max_circuits_per_ip,
+        max_circuits_per_pair=s.max_circuits_per_pair,
         circuit_data=s.circuit_data,
         circuit_duration=s.circuit_duration,
         reservation_duration=s.reservation_duration,
@@ -61,7 +63,9 @@ def host_policy(s: Settings) -> HostPolicy:
     return HostPolicy(
         max_backlog=s.max_backlog,
         max_backlog_total=max(s.max_backlog_total // s.forwarders, 1 << 20),
+        write_timeout=s.write_timeout,
         reserved_files=s.max_open_files_reserve,
+        frame_rate_per_ip=s.frame_rate_per_ip if s.rate_limits else 0.0,
     )
 
 

@@ -25,6 +25,12 @@ class TokenBucket:
         self._tokens -= tokens
         return True
 
+    def spend(self, now: float, tokens: float) -> float:
+        """Take ``tokens``, there or not; seconds until none are owed."""
+        self._refill(now)
+        self._tokens -= tokens
+        return max(-self._tokens / self.rate, 0.0)
+
     def wait(self, now: float, tokens: float = 1.0) -> float:
         """Seconds until ``tokens`` are there (infinite for a rate of 0)."""
         self._refill(now)
@@ -60,6 +66,10 @@ class KeyedBuckets:
     def take(self, key: Hashable, now: float, tokens: float = 1.0) -> bool:
         """Take ``tokens`` of ``key``'s if they are there."""
         return self._bucket(key, now).take(now, tokens)
+
+    def spend(self, key: Hashable, now: float, tokens: float) -> float:
+        """Take ``tokens`` of ``key``'s, there or not; seconds until it owes none."""
+        return self._bucket(key, now).spend(now, tokens)
 
     def wait(self, key: Hashable, now: float, tokens: float = 1.0) -> float:
         """Seconds until ``key`` has ``tokens``."""

@@ -17,9 +17,10 @@ import msgspec
 
 from actors.actor import Send
 from actors.admission_spans import AdmissionSpans
+from actors.circuit_counts import LIMITS, CircuitCounts
 from actors.rate_limit import KeyedBuckets
 from actors.relay_handover import Handovers
-from actors.reservations import Reservation, Reservations, group_of, plain
+from actors.reservations import Reservation, Reservations, group_of, household, plain
 from protocol import messages
 from protocol.relay_hop import Status
 from tracing.tracer import AnyTracer
@@ -55,6 +56,8 @@ class RelayServerPolicy:
     max_reservations_per_group: int = 64
     max_circuits: int = 1024
     max_circuits_per_peer: int = 64
+    max_circuits_per_ip: int = 256
+    max_circuits_per_pair: int = 32
     circuit_data: int = 0
     circuit_duration: float = 0.0
     reservation_duration: float = 3600.0
@@ -97,6 +100,7 @@ class _Circuit:
     forwarder: str
     target_forwarder: str
     admitted_at: float
+    household: str
 
 
 class RelayServer:
@@ -125,7 +129,7 @@ class RelayServer:
         )
         self._circuits: dict[int, _Circuit] = {}
         self._opening: dict[int, float] = {}
-        self._per_peer: Counter[bytes] = Counter()
+        self._counts = CircuitCounts({setting: getattr(policy, setting) for setting in LIMITS})
         self._next_circuit = 1
         self._refusals: Counter[str] = Counter()
         self._refused_here: Counter[str] = Counter()
@@ -308,7 +312,7 @@ class RelayServer:
         often = self._too_often(self._connect_rates, asked.address, asked.source, now)
         if often is not None:
             return [self._refuse(asked, _Refusal(Status.RESOURCE_LIMIT_EXCEEDED, *often))]
-        found = self._may_connect(asked.source, asked.target, now)
+        found = self._may_connect(asked.source, asked.target, asked.address, now)
         if isinstance(found, _Refusal):
             return [self._refuse(asked, found)]
         admitted = self._admit(asked, found, now)
@@ -340,7 +344,7 @@ class RelayServer:
         admitted = msgspec.structs.replace(admitted, bridge=bridge, token=token, moves=moves)
         return [Send(admitted.target_forwarder, expected), Send(asked.forwarder, admitted)]
 
-    def _may_connect(self, source: bytes, target: bytes, now: float) -> Reservation | _Refusal:
+    def _may_connect(self, source: bytes, target: bytes, address: str, now: float) -> Reservation | _Refusal:
         policy, exceeded = self.policy, Status.RESOURCE_LIMIT_EXCEEDED
         if source == target:
             return _TO_ITSELF
@@ -350,15 +354,14 @@ class RelayServer:
         if len(self._circuits) >= policy.max_circuits:
             reason = f"all {policy.max_circuits} circuits are in use"
             return _Refusal(exceeded, "max_circuits", reason, CIRCUIT_RETRY)
-        if max(self._per_peer[source], self._per_peer[target]) >= policy.max_circuits_per_peer:
-            reason = f"all {policy.max_circuits_per_peer} circuits of one peer are in use"
-            return _Refusal(exceeded, "max_circuits_per_peer", reason, CIRCUIT_RETRY)
-        return held
+        full = self._counts.refused(source, target, household(address))
+        return held if full is None else _Refusal(exceeded, *full, CIRCUIT_RETRY)
 
     def _admit(self, asked: messages.ConnectAsked, held: Reservation, now: float) -> messages.ConnectAdmitted:
         circuit = self._next_circuit
         self._next_circuit += 1
-        self._remember(circuit, _Circuit(asked.source, asked.target, asked.forwarder, held.forwarder, now))
+        home = household(asked.address)
+        self._remember(circuit, _Circuit(asked.source, asked.target, asked.forwarder, held.forwarder, now, home))
         self._opening[circuit] = now
         self._spans.admitted(asked, circuit)
         return messages.ConnectAdmitted(
@@ -393,8 +396,7 @@ class RelayServer:
 
     def _remember(self, number: int, circuit: _Circuit) -> None:
         self._circuits[number] = circuit
-        self._per_peer[circuit.source] += 1
-        self._per_peer[circuit.target] += 1
+        self._counts.add(circuit.source, circuit.target, circuit.household)
 
     def _opened(self, number: int, forwarder: str) -> None:
         self._opening.pop(number, None)
@@ -406,12 +408,8 @@ class RelayServer:
     def _forget(self, number: int) -> None:
         self._opening.pop(number, None)
         circuit = self._circuits.pop(number, None)
-        if circuit is None:
-            return
-        for peer in (circuit.source, circuit.target):
-            self._per_peer[peer] -= 1
-            if self._per_peer[peer] <= 0:
-                del self._per_peer[peer]
+        if circuit is not None:
+            self._counts.remove(circuit.source, circuit.target, circuit.household)
 
     def _take_report(self, report: messages.ForwarderReport, now: float) -> None:
         """A forwarder's first report adds to what it was granted since, if it was late.  A further one is of a
@@ -436,8 +434,9 @@ class RelayServer:
                 )
         for one in report.circuits:
             self._forget(one.circuit)
+            home = household(one.address)
             self._remember(
-                one.circuit, _Circuit(one.source, one.target, forwarder, one.target_forwarder, one.opened_at)
+                one.circuit, _Circuit(one.source, one.target, forwarder, one.target_forwarder, one.opened_at, home)
             )
             self._next_circuit = max(self._next_circuit, one.circuit + 1)
 

@@ -49,6 +49,19 @@ def group_of(address: str) -> str:
     return str(ipaddress.ip_network((ip, bits), strict=False))
 
 
+@lru_cache(maxsize=4096)
+def household(address: str) -> str:
+    """Whom one address stands for, where limits are counted: an IPv4 address, the /64 of an IPv6 one (every host there
+    has as many addresses as it likes), else itself."""
+    address = plain(address)
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    except ValueError:
+        return address
+
+
 def plain(address: str) -> str:
     """An IPv4 address that an IPv6 socket wrote as ``::ffff:192.0.2.1`` as itself."""
     return address[7:] if address.startswith("::ffff:") and "." in address else address

@@ -57,6 +57,8 @@ class Settings:
     max_reservations_per_group: int
     max_circuits: int
     max_circuits_per_peer: int
+    max_circuits_per_ip: int
+    max_circuits_per_pair: int
     max_connections: int
     max_connections_per_ip: int
     max_inbound_streams: int
@@ -64,6 +66,7 @@ class Settings:
     max_frame: int
     max_backlog: int
     max_backlog_total: int
+    write_timeout: float
     max_open_files_reserve: int
     handshake_timeout: float
     idle_timeout: float
@@ -81,6 +84,7 @@ class Settings:
     connect_rate_per_ip: float
     ping_rate_per_connection: float
     stream_rate_per_connection: float
+    frame_rate_per_ip: float
     serve_perf: bool
     runtime: str
     forwarders: int

@@ -144,6 +144,12 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("max_circuits_per_peer", "int", "", 128,
         "Circuits of one peer, as dialler or target: a popular service has many diallers.", least=1,
         most=1_000_000),
+    Row("max_circuits_per_ip", "int", "", 256,
+        "Circuits that the diallers of one address have: an eighth of all, so that no one address takes the relay.",
+        least=1, most=1_000_000),
+    Row("max_circuits_per_pair", "int", "", 32,
+        "Circuits of one dialler to one target, so that no one dialler takes all of a target's. Applications need one.",
+        least=1, most=1_000_000),
     Row("max_connections", "int", "", 4096,
         "TCP connections at a time. A peer that sends the start of a message and waits costs at most 64 KiB.",
         least=2, most=1_000_000),
@@ -160,6 +166,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("max_backlog_total", "int", "bytes", 256 * MIB,
         "Unsent bytes to all peers at which the one with most is given up: what slow readers may cost in all.",
         least=MIB),
+    Row("write_timeout", "float", "s", 60.0,
+        "Time in which a peer must take some of the bytes that wait for it, or is given up: its pings do not say that "
+        "it reads.", least=1, most=86_400),
     Row("max_open_files_reserve", "int", "files", 64,
         "File descriptors that are kept for everything but connections.", least=8, most=65_536),
 
@@ -196,6 +205,10 @@ TABLE: Final[tuple[Row, ...]] = (
         "a local network stays below.", least=1),
     Row("stream_rate_per_connection", "float", "a second", 200.0,
         "New streams of one connection, whatever becomes of them.", least=1),
+    Row("frame_rate_per_ip", "float", "a second", 20_000.0,
+        "yamux frames of one address that are not simply passed on: window updates, pings, data of streams that end "
+        "here; of very small frames that are, one in 16. Above it its connections are read more slowly. A transfer of "
+        "500 MB/s sends some 5,000.", least=100),
 
     Row("serve_perf", "bool", "", False,
         "Answer /perf/1.0.0: anybody may then have the node send bytes, to measure it."),

@@ -28,7 +28,7 @@ class HeldReservation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class HeldCircuit(msgspec.Struct, frozen=True, array_like=True):
-    """A circuit as the forwarder of its dialler knows it."""
+    """A circuit as the forwarder of its dialler knows it.  ``address``: the dialler's IP, as text."""
 
     circuit: int
     source: bytes
@@ -37,6 +37,7 @@ class HeldCircuit(msgspec.Struct, frozen=True, array_like=True):
     target_connection: int
     opened_at: float
     target_forwarder: str
+    address: str = ""
 
 
 class ForwarderReport(_Message, frozen=True):

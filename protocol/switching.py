@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 #: The stream id within a header, at offset 4: all that changes when a whole frame is passed on.
 LABEL: Final = struct.Struct(">I")
 
+#: Bytes of a frame below which its header costs more than they do: sixteen such count as one that is not passed on.
+SMALL_FRAME: Final = 64
+
 #: Default of the most bytes that a sender may have outstanding on a circuit: what a stalled receiver costs.  One
 #: mebibyte keeps 100 Mbit/s over a round trip of 80 ms.
 WINDOW_CAP: Final = 1024 * 1024
@@ -202,6 +205,7 @@ class Switch:
                     and not stream.fin_received
                 ):
                     label = out.id
+                    first = position
                     pack(buffer, position, 0, label, size)
                     if run is not out.session or run_end != position:
                         if run is not None:
@@ -232,10 +236,13 @@ class Switch:
                     out.send_window = credit - moved
                     run_end = position
                     switched += moved
+                    if moved < SMALL_FRAME * (heads := (position - first - moved) // HEADER_SIZE):
+                        session.dear += heads >> 4
                     if credit > window:
                         self._credited.add(stream)
                     continue
                 # Anything else is rare, and may write: what lies before it leaves before it.
+                session.dear += 1
                 if run is not None:
                     run.connection.seal(arena.plain_view[run_start:run_end])
                     run = None

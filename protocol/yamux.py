@@ -227,6 +227,7 @@ class Session:
         "body_stream",
         "connection",
         "control",
+        "dear",
         "discardable",
         "events",
         "going_away",
@@ -248,6 +249,8 @@ class Session:
         self.streams: dict[int, Stream] = {}
         self.events: deque[YamuxEvent] = deque()
         self.control = bytearray()
+        # Frames that cost more than their bytes, since whoever bounds them last looked (protocol/switching.py).
+        self.dear = 0
         # The frame that the last received bytes cut: of its header the first bytes, or of its body the rest.
         self.partial = b""
         self.body_left = 0

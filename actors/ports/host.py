@@ -23,8 +23,7 @@ import resource
 import socket
 import struct
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +32,8 @@ from actors.bridges import Dial
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import Link
 from actors.ports import bridge_sockets
+from actors.ports.backlog import Backlog, send_views, worst
+from actors.ports.fairness import Fairness
 from protocol.addresses import encode_tcp
 from protocol.connection import Connection, State
 
@@ -61,11 +62,14 @@ _NO_LINGER: Final = struct.pack("ii", 1, 0)
 @dataclass(frozen=True, slots=True)
 class HostPolicy:
     """``max_backlog``: bytes unsent to one peer before it is given up; ``max_backlog_total``: to all peers, before the
-    one with most is.  ``reserved_files``: descriptors kept free for everything that is not a connection.
-    ``listen_backlog``: connections that the kernel holds for us."""
+    one with most is.  ``write_timeout``: seconds that a peer may take none of them.  ``frame_rate_per_ip``: see
+    actors/ports/fairness.py; 0: no limit.  ``reserved_files``: descriptors kept free for everything that is not a
+    connection.  ``listen_backlog``: connections that the kernel holds for us."""
 
     max_backlog: int = 64 * 1024 * 1024
     max_backlog_total: int = 256 * 1024 * 1024
+    write_timeout: float = 60.0
+    frame_rate_per_ip: float = 0.0
     reserved_files: int = 64
     listen_backlog: int = 1024
 
@@ -73,17 +77,28 @@ class HostPolicy:
 class Endpoint:
     """One socket and what it did not take yet."""
 
-    __slots__ = ("backlog", "backlog_size", "closing", "connection", "descriptor", "finished", "link", "sock")
+    __slots__ = (
+        "backlog",
+        "closing",
+        "connection",
+        "descriptor",
+        "finished",
+        "link",
+        "paused",
+        "receive_size",
+        "sock",
+    )
 
     def __init__(self, sock: socket.socket, link: Link) -> None:
         self.sock = sock
         self.descriptor = sock.fileno()
         self.link = link
         self.connection: Connection = link.connection
-        self.backlog: deque[memoryview] | None = None
-        self.backlog_size = 0
+        self.backlog: Backlog | None = None
         self.closing = False
         self.finished = False
+        self.paused = False
+        self.receive_size = 0  # bytes at a time, 0: as many as there is room for
 
 
 class Host:
@@ -114,6 +129,12 @@ class Host:
         self._backlog_total = 0
         self._read_lately: set[Endpoint] = set()
         self._empty: asyncio.Event | None = None
+        rate = policy.frame_rate_per_ip
+        self._fairness = Fairness(self, self._loop, rate) if rate else None
+
+    def has(self, endpoint: Endpoint) -> bool:
+        """Whether its socket is read and written here."""
+        return self._endpoints.get(endpoint.connection) is endpoint
 
     # Life.
 
@@ -207,8 +228,13 @@ class Host:
                 endpoint = self._endpoints.get(connection)
                 if endpoint is None:
                     connection.take_output()
-                else:
+                    continue
+                try:
                     self._write(endpoint)
+                except Exception:
+                    # A fault of ours must not leave the others' bytes unwritten.
+                    log.exception("a connection is closed because writing to it failed")
+                    self._lost_later(endpoint, "internal error")
             # Credit is given when bytes have left: only then is it known whose socket is full.
             forwarder.settle()
             if not arena.dirty:
@@ -228,18 +254,22 @@ class Host:
                 break
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.error("cannot accept: %s; pausing %g s (raise the limit of open files)", error, ACCEPT_PAUSE)
-                    self._loop.remove_reader(listener)
-                    self._loop.call_later(ACCEPT_PAUSE, self._accept_again, listener)
+                    self._pause_accepting(listener, error)
                     break
                 continue  # the connection went away before it was accepted
             self._accept(forwarder, sock, remote)
         self.end_turn()
         self._wake()
 
+    def _pause_accepting(self, listener: socket.socket, error: OSError) -> None:
+        log.error("cannot accept: %s; pausing %g s (raise the limit of open files)", error, ACCEPT_PAUSE)
+        self._loop.remove_reader(listener)
+        self._loop.call_later(ACCEPT_PAUSE, self._accept_again, listener)
+
     def _accept_again(self, listener: socket.socket) -> None:
-        if listener.fileno() >= 0:
-            self._loop.add_reader(listener, self._acceptable, listener)
+        accept = self.listeners.get(listener)
+        if accept is not None:
+            self._loop.add_reader(listener, accept, listener)
 
     def _accept(self, forwarder: CircuitForwarder, sock: socket.socket, remote: tuple[str, int]) -> None:
         now = self._now()
@@ -278,8 +308,11 @@ class Host:
         for _ in range(ACCEPT_BATCH):
             try:
                 sock, _ = listener.accept()
-            except OSError:
-                break  # none is left, or no file for it: it waits, and its dialler gives it up in time
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._pause_accepting(listener, error)  # it waits, and its dialler gives it up in time
+                break
             sock.setblocking(False)
             plain = sock.family == socket.AF_UNIX
             if not plain:
@@ -304,8 +337,7 @@ class Host:
         endpoint = self._add(sock, link)
         if sock.family != socket.AF_UNIX:
             # Nothing is written before it is connected, which is when it is writable.
-            endpoint.backlog = deque()
-            self._loop.add_writer(endpoint.descriptor, self._writable, endpoint)
+            self.keep(endpoint, ())
 
     def _readable(self, endpoint: Endpoint) -> None:
         connection = endpoint.connection
@@ -313,8 +345,9 @@ class Host:
         if forwarder is None or connection.state is State.CLOSED:
             self._discard(endpoint)
             return
+        buffer = connection.receive_buffer()
         try:
-            size = endpoint.sock.recv_into(connection.receive_buffer())
+            size = endpoint.sock.recv_into(buffer[: endpoint.receive_size] if endpoint.receive_size else buffer)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -334,10 +367,18 @@ class Host:
                 forwarder.received(endpoint.link, now)
                 self._wake()
             self.end_turn()
+            if connection.session.dear:
+                self._account(endpoint, now)
         except Exception:
             # A fault of ours, met by what this peer sent: it must cost this connection and no other.
             log.exception("a connection is closed because handling its bytes failed")
             self._lost(endpoint, "internal error")
+
+    def _account(self, endpoint: Endpoint, now: float) -> None:
+        session = endpoint.connection.session
+        frames, session.dear = session.dear, 0
+        if self._fairness is not None and not endpoint.link.bridge:
+            self._fairness.spent(endpoint, frames, now)
 
     def _look_again(self) -> None:
         """Read what was read lately; nearly always there is nothing (about 1 us), and an error is found late at worst.
@@ -346,7 +387,7 @@ class Host:
         """
         lately, self._read_lately = self._read_lately, set()
         for endpoint in lately:
-            if self._endpoints.get(endpoint.connection) is endpoint:
+            if self.has(endpoint) and not endpoint.paused:
                 self._readable(endpoint)
 
     def _discard(self, endpoint: Endpoint) -> None:
@@ -363,67 +404,58 @@ class Host:
     def _write(self, endpoint: Endpoint) -> None:
         connection = endpoint.connection
         views = connection.take_output()
-        sock = endpoint.sock
-        if endpoint.backlog is not None:
-            for view in views:
-                self._keep(endpoint, view)
-        else:
-            for index, view in enumerate(views):
-                try:
-                    sent = sock.send(view)
-                except (BlockingIOError, InterruptedError):
-                    sent = 0
-                except OSError as error:
-                    self._lost_later(endpoint, f"connection lost: {error.strerror}")
-                    return
-                if sent < len(view):
-                    self._keep(endpoint, view[sent:])
-                    for rest in views[index + 1 :]:
-                        self._keep(endpoint, rest)
-                    self._loop.add_writer(endpoint.descriptor, self._writable, endpoint)
-                    break
-        if endpoint.backlog_size > self._policy.max_backlog:
-            self._lost_later(endpoint, f"the peer left {endpoint.backlog_size} bytes unread (max_backlog)")
-        elif connection.state is State.CLOSED:
-            self._close_when_written(endpoint)
-        if self._backlog_total > self._policy.max_backlog_total:
-            worst = max(self._endpoints.values(), key=lambda candidate: candidate.backlog_size)
-            self._lost_later(worst, f"the peer left {worst.backlog_size} bytes unread (max_backlog_total)")
-
-    def _keep(self, endpoint: Endpoint, view: memoryview) -> None:
-        """Copy what the socket did not take: the arena is needed for the next turn."""
         if endpoint.backlog is None:
-            endpoint.backlog = deque()
-        endpoint.backlog.append(memoryview(bytes(view)))
-        endpoint.backlog_size += len(view)
-        self._backlog_total += len(view)
-        endpoint.connection.blocked = endpoint.backlog_size > LOW_WATER
+            try:
+                views = send_views(endpoint.sock, views)
+            except OSError as error:
+                self._lost_later(endpoint, f"connection lost: {error.strerror}")
+                return
+        if views:
+            # The arena is needed for the next turn.
+            self.keep(endpoint, views)
+        if connection.state is State.CLOSED:
+            self._close_when_written(endpoint)
+
+    def keep(self, endpoint: Endpoint, views: Sequence[memoryview | bytes]) -> None:
+        """Write ``views``, or nothing but what is kept already, once the socket takes more."""
+        backlog, policy = endpoint.backlog, self._policy
+        if backlog is None:
+            backlog = endpoint.backlog = Backlog(self._now())
+            self._loop.add_writer(endpoint.descriptor, self._writable, endpoint)
+            self._loop.call_later(policy.write_timeout, self._look_at_backlog, endpoint, backlog)
+        self._backlog_total += backlog.keep(views)
+        endpoint.connection.blocked = backlog.size > LOW_WATER
+        if backlog.size > policy.max_backlog:
+            self._lost_later(endpoint, f"the peer left {backlog.size} bytes unread (max_backlog)")
+        if self._backlog_total > policy.max_backlog_total:
+            self._lost_later(worst(self._endpoints.values()), "the peer left most bytes unread (max_backlog_total)")
+
+    def _look_at_backlog(self, endpoint: Endpoint, backlog: Backlog) -> None:
+        """A peer that takes nothing holds what is kept for it as long as it likes: its pings say that it lives."""
+        if endpoint.backlog is not backlog:
+            return
+        left = backlog.moved_at + self._policy.write_timeout - self._now()
+        if left > 0:
+            self._loop.call_later(left, self._look_at_backlog, endpoint, backlog)
+        else:
+            self._lost(endpoint, f"the peer took none of {backlog.size} bytes (write_timeout)")
 
     def _writable(self, endpoint: Endpoint) -> None:
         backlog = endpoint.backlog
-        while backlog:
-            view = backlog[0]
-            try:
-                sent = endpoint.sock.send(view)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError as error:
-                self._lost(endpoint, f"connection lost: {error.strerror}")
-                return
-            endpoint.backlog_size -= sent
-            self._backlog_total -= sent
-            if sent < len(view):
-                backlog[0] = view[sent:]
-                break
-            backlog.popleft()
+        assert backlog is not None
+        try:
+            self._backlog_total -= backlog.send(endpoint.sock, self._now())
+        except OSError as error:
+            self._lost(endpoint, f"connection lost: {error.strerror}")
+            return
         connection = endpoint.connection
-        if not backlog:
+        if not backlog.size:
             endpoint.backlog = None
             self._loop.remove_writer(endpoint.descriptor)
             if connection.state is State.CLOSED:
                 self._close_when_written(endpoint)
                 return
-        if connection.blocked and endpoint.backlog_size <= LOW_WATER:
+        if connection.blocked and backlog.size <= LOW_WATER:
             connection.blocked = False
             if self._forwarder is not None:
                 self._forwarder.drained(endpoint.link)
@@ -467,8 +499,8 @@ class Host:
         self._loop.remove_reader(endpoint.descriptor)
         if endpoint.backlog is not None:
             self._loop.remove_writer(endpoint.descriptor)
+            self._backlog_total -= endpoint.backlog.size
             endpoint.backlog = None
-            self._backlog_total -= endpoint.backlog_size
         endpoint.connection.state = State.CLOSED
         endpoint.sock.close()
         if self._empty is not None and not self._endpoints:

@@ -6,11 +6,10 @@ The host's own (actors/ports/host.py), in a file of their own.
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Sequence
 
 from actors.links import Link
-from actors.ports.host import LOW_WATER, Endpoint, Host
+from actors.ports.host import Endpoint, Host
 
 
 def stop_accepting(host: Host) -> None:
@@ -43,24 +42,21 @@ def detach(host: Host, links: Sequence[Link]) -> list[Endpoint]:
         host._loop.remove_reader(endpoint.descriptor)
         if endpoint.backlog is not None:
             host._loop.remove_writer(endpoint.descriptor)
-            host._backlog_total -= endpoint.backlog_size
+            host._backlog_total -= endpoint.backlog.size
     return endpoints
 
 
 def backlog(endpoint: Endpoint) -> bytes | None:
     """What the socket did not take; None while it takes more."""
-    return None if endpoint.backlog is None else b"".join(endpoint.backlog)
+    return None if endpoint.backlog is None else endpoint.backlog.unsent()
 
 
 def attach(host: Host, sock: socket.socket, link: Link, unsent: bytes | None) -> Endpoint:
     """Go on with a socket.  What came meanwhile is found by :func:`read`."""
     endpoint = host._add(sock, link)
+    link.connection.blocked = False
     if unsent is not None:
-        endpoint.backlog = deque([memoryview(unsent)] if unsent else [])
-        endpoint.backlog_size = len(unsent)
-        host._backlog_total += len(unsent)
-        host._loop.add_writer(endpoint.descriptor, host._writable, endpoint)
-    link.connection.blocked = endpoint.backlog_size > LOW_WATER
+        host.keep(endpoint, (unsent,))
     if not link.connection.blocked and host._forwarder is not None:
         host._forwarder.drained(link)
     return endpoint

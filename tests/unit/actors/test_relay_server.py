@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.actor import Send
+from actors.circuit_counts import LIMITS
 from actors.relay_server import ADMISSION_TIMEOUT, MAX_WAITING, REPORT_WAIT, RelayServer, RelayServerPolicy
 from protocol import messages as m
 from protocol.relay_hop import Status
@@ -138,6 +139,32 @@ def test_circuits_of_one_peer_count_at_both_ends(source: str, target: str) -> No
     assert isinstance(connect(relay, "carol", "dave"), m.ConnectAdmitted)
 
 
+def test_one_dialler_cannot_take_all_of_a_targets_circuits() -> None:
+    relay = started(max_circuits_per_pair=2)
+    reserve(relay, "bob")
+    first = connect(relay, "alice", "bob")
+    connect(relay, "alice", "bob")
+    status, reason, _ = refusal(connect(relay, "alice", "bob"))
+    assert status == Status.RESOURCE_LIMIT_EXCEEDED and "(max_circuits_per_pair)" in reason
+    assert isinstance(connect(relay, "carol", "bob"), m.ConnectAdmitted)
+    relay.handle(m.CircuitEnded(first.circuit, ZERO, 1, 1, ""), 1.0)
+    assert isinstance(connect(relay, "alice", "bob"), m.ConnectAdmitted)
+
+
+@pytest.mark.parametrize("other", ["192.0.2.9", "2001:db8::2", "2001:db8:0:0:1::"])
+def test_the_diallers_of_one_household_cannot_take_the_relay(other: str) -> None:
+    """A host with IPv6 has as many addresses as it likes, all of one /64."""
+    address = "2001:db8::1" if ":" in other else other
+    relay = started(max_circuits_per_ip=2)
+    for peer in ("bob", "dave", "frank"):
+        reserve(relay, peer)
+    connect(relay, "alice", "bob", address=address)
+    connect(relay, "carol", "dave", address=other)
+    status, reason, _ = refusal(connect(relay, "erin", "frank", address=other))
+    assert status == Status.RESOURCE_LIMIT_EXCEEDED and "(max_circuits_per_ip)" in reason
+    assert isinstance(connect(relay, "erin", "frank", address="2001:db8:0:1::1"), m.ConnectAdmitted)
+
+
 @pytest.mark.parametrize(
     "end",
     [
@@ -153,7 +180,7 @@ def test_whatever_ends_a_circuit_frees_it_once(end: object) -> None:
     relay.handle(m.CircuitOpened(admitted.circuit, ZERO), 0.0)
     for _ in range(2):
         relay.handle(end(admitted.circuit), 1.0)
-        assert relay.circuits_in_all == 0 and not relay._per_peer
+        assert relay.circuits_in_all == 0 and not any(relay._counts.held(setting) for setting in LIMITS)
 
 
 def test_an_admitted_circuit_of_which_nothing_is_heard_is_forgotten() -> None:
@@ -264,7 +291,7 @@ def test_a_circuit_admitted_before_a_late_report_counts_once() -> None:
     admitted = connect(relay, "alice", "bob", now=1.2)
     relay.handle(report(ZERO, held("bob"), circuits=(joined(admitted.circuit, "alice", "bob"),)), 1.3)
     assert (relay.reservations_in_all, relay.circuits_in_all) == (1, 1)
-    assert relay._per_peer == {b"alice": 1, b"bob": 1}
+    assert relay._counts.held("max_circuits_per_peer") == {b"alice": 1, b"bob": 1}
 
 
 def test_a_further_report_replaces_the_forwarders_first() -> None:
@@ -336,7 +363,7 @@ def test_limits_that_a_report_exceeds_refuse_new_ones_and_end_nothing() -> None:
 
 
 def test_no_circuits_number_is_given_again_by_a_successor() -> None:
-    first = started(now=1000.0)
+    first = started(now=1000.0, max_circuits_per_pair=100)
     reserve(first, "bob", now=1000.0)
     numbers = {connect(first, "alice", "bob", now=1000.0).circuit for _ in range(50)}
     # It fell; its answers were still on their way when its successor was told what there is.

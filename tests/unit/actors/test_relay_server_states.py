@@ -13,8 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
+from actors.circuit_counts import LIMITS
 from actors.relay_server import ADMISSION_TIMEOUT, RelayServer, RelayServerPolicy
-from actors.reservations import group_of
+from actors.reservations import group_of, household
 from protocol import messages as m
 from protocol.relay_hop import Status
 
@@ -27,8 +28,10 @@ POLICY = RelayServerPolicy(
     max_reservations=4,
     max_reservations_per_ip=2,
     max_reservations_per_group=3,
-    max_circuits=3,
-    max_circuits_per_peer=2,
+    max_circuits=4,
+    max_circuits_per_peer=3,
+    max_circuits_per_ip=2,
+    max_circuits_per_pair=2,
     reservation_duration=60.0,
     rate_limits=False,
 )
@@ -99,13 +102,24 @@ class RelayServerStates(RuleBasedStateMachine):
     def ends(self) -> Counter[bytes]:
         return Counter(peer for held in self.held.values() for peer in (held.source, held.target))
 
-    def connect_status(self, source: bytes, target: bytes) -> Status:
+    def pairs(self) -> Counter[tuple[bytes, bytes]]:
+        return Counter((held.source, held.target) for held in self.held.values())
+
+    def homes(self) -> Counter[str]:
+        return Counter(household(held.address) for held in self.held.values())
+
+    def connect_status(self, source: bytes, target: bytes, address: str) -> Status:
         ends = self.ends()
         if source == target:
             return Status.PERMISSION_DENIED
         if self.current(target) is None:
             return Status.NO_RESERVATION
-        if len(self.held) >= POLICY.max_circuits or max(ends[source], ends[target]) >= POLICY.max_circuits_per_peer:
+        if (
+            len(self.held) >= POLICY.max_circuits
+            or max(ends[source], ends[target]) >= POLICY.max_circuits_per_peer
+            or self.homes()[household(address)] >= POLICY.max_circuits_per_ip
+            or self.pairs()[source, target] >= POLICY.max_circuits_per_pair
+        ):
             return Status.RESOURCE_LIMIT_EXCEEDED
         return Status.OK
 
@@ -150,11 +164,11 @@ class RelayServerStates(RuleBasedStateMachine):
         if self.reserved.pop((forwarder, connection), None) is not None:
             assert self.server.handle(m.ReservationEnded(forwarder, connection, peer), self.now) == []
 
-    @rule(target=circuits, forwarder=forwarders, source=peers, to=peers)
-    def connects(self, forwarder: str, source: bytes, to: bytes) -> int:
-        expected = self.connect_status(source, to)
+    @rule(target=circuits, forwarder=forwarders, source=peers, to=peers, address=st.sampled_from(ADDRESSES))
+    def connects(self, forwarder: str, source: bytes, to: bytes, address: str) -> int:
+        expected = self.connect_status(source, to, address)
         self.request += 1
-        (send,) = self.server.handle(m.ConnectAsked(self.request, forwarder, 0, source, to, "198.51.100.1"), self.now)
+        (send,) = self.server.handle(m.ConnectAsked(self.request, forwarder, 0, source, to, address), self.now)
         assert send.receiver == forwarder and send.message.request_id == self.request
         if expected is not Status.OK:
             assert isinstance(send.message, m.ConnectRefused)
@@ -167,7 +181,7 @@ class RelayServerStates(RuleBasedStateMachine):
         assert number not in self.numbers
         self.numbers.add(number)
         self.held[number] = m.HeldCircuit(
-            number, source, to, 0, admitted.target_connection, self.now, admitted.target_forwarder
+            number, source, to, 0, admitted.target_connection, self.now, admitted.target_forwarder, address
         )
         self.dialled_by[number] = forwarder
         self.admitted_at[number] = self.now
@@ -177,7 +191,8 @@ class RelayServerStates(RuleBasedStateMachine):
     @rule(target=circuits, forwarder=forwarders, source=peers, data=st.data())
     def connects_to_one_that_reserved(self, forwarder: str, source: bytes, data: st.DataObject) -> int:
         reachable = [peer for peer in PEERS if self.current(peer) and peer != source]
-        return self.connects(forwarder, source, data.draw(st.sampled_from(reachable or [source])))
+        to, address = data.draw(st.sampled_from(reachable or [source])), data.draw(st.sampled_from(ADDRESSES))
+        return self.connects(forwarder, source, to, address)
 
     @rule(number=circuits)
     def a_circuit_opens(self, number: int) -> None:
@@ -247,7 +262,11 @@ class RelayServerStates(RuleBasedStateMachine):
             group for _, group in {(peer, group_of(address)) for peer, address in places}
         )
         assert set(server._circuits) == set(self.held)
-        assert server._per_peer == self.ends() and all(count > 0 for count in server._per_peer.values())
+        counts = server._counts
+        assert counts.held("max_circuits_per_peer") == self.ends()
+        assert counts.held("max_circuits_per_pair") == self.pairs()
+        assert counts.held("max_circuits_per_ip") == self.homes()
+        assert all(count > 0 for setting in LIMITS for count in counts.held(setting).values())
         assert set(server._opening) == set(self.admitted_at)
 
     @invariant()
@@ -257,7 +276,8 @@ class RelayServerStates(RuleBasedStateMachine):
         assert max(server._reservations._addresses.peers.values(), default=0) <= POLICY.max_reservations_per_ip
         assert max(server._reservations._groups.peers.values(), default=0) <= POLICY.max_reservations_per_group
         assert server.circuits_in_all <= POLICY.max_circuits
-        assert max(server._per_peer.values(), default=0) <= POLICY.max_circuits_per_peer
+        for setting in LIMITS:
+            assert max(server._counts.held(setting).values(), default=0) <= getattr(POLICY, setting)
 
     @invariant()
     def peers_are_found_where_they_reserved_last(self) -> None:

@@ -188,7 +188,7 @@ def test_no_field_is_forgotten() -> None:
     assert set(Connection.__slots__) - caches - renamed <= fields
     fields = {"_" + name for name in SessionState.__struct_fields__} | set(SessionState.__struct_fields__)
     assert set(Session.__slots__) - fields == {
-        "limits", "mark_dirty", "connection", "events",  # the successor's own
+        "limits", "mark_dirty", "connection", "events", "dear",  # the successor's own
         "inbound_streams", "unacknowledged",  # counted from the streams
         "_parity",  # from initiator
     }  # fmt: skip
