@@ -15,6 +15,7 @@ import importlib
 import logging
 import os
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 
 #: ``where`` of an actor that lives in the supervisor's process: it listens, nobody calls it.
 SUPERVISOR: Final = "supervisor"
+
+#: Seconds for which a thread may keep others from running Python.  Calls come in on a thread of Ray's, and must not wait
+#: for a forwarder that is busy with its connections for the usual 5 ms, several times each.
+SWITCH_INTERVAL: Final = 0.0005
 
 #: Log lines that wait to be heard; of more, the oldest are forgotten.
 LOG_LINES: Final = 1000
@@ -102,6 +107,8 @@ class Worker:
     def __init__(self, modules: Sequence[str] = (), log_level: int = logging.INFO) -> None:
         for module in modules:
             importlib.import_module(module)
+        settle_heap()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self._lines: deque[LogLine] = deque(maxlen=LOG_LINES)
         root = logging.getLogger()
         root.setLevel(log_level)
