@@ -84,7 +84,7 @@ class FleetPolicy:
 class _Crew:
     """A worker's process and what is known of it.  ``slot``: whose actor it runs, None: it is spare."""
 
-    __slots__ = ("about", "answers", "heard_at", "last", "lost", "process", "ready", "slot", "watch")
+    __slots__ = ("about", "last", "lost", "process", "ready", "slot", "stopped", "watch")
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -92,7 +92,7 @@ class _Crew:
         self.slot: _Slot | None = None
         self.ready = asyncio.Event()
         self.lost = False
-        self.heard_at = 0.0
+        self.stopped = 0  # looks that found it so
         self.last = Heard()
         self.watch: asyncio.Task[None] | None = None
 
@@ -166,6 +166,7 @@ class Fleet:
                 raise ActorFailed(f"actor {slot.name} could not be started: {failure}")
         for crew in list(self._crews):
             self._watch(crew)
+        self._spawn(self._look_around())
         await self._warm_spares()
 
     async def stop(self, grace: float = 0.0) -> None:
@@ -263,40 +264,38 @@ class Fleet:
         """Until the process answers; raises when it does not."""
         if not crew.ready.is_set():
             crew.about = await asyncio.wait_for(crew.process.call("about"), START_TIMEOUT)
-            crew.heard_at = self._clock()
             crew.ready.set()
             self._changed.set()
 
     async def _listen(self, crew: _Crew) -> None:
         """To what a worker says, until it is lost."""
+        policy = self._policy
         try:
             await self._meet(crew)
+        except Exception as error:
+            log.debug("a worker did not start: %s", error)
+            self._lost(crew, f"its process did not start: {type(error).__name__}")
+            return
+        try:
             while not crew.lost:
-                call = asyncio.ensure_future(crew.process.call("listen", self._policy.heartbeat_interval))
-                try:
-                    if (reason := await self._hangs(crew, call)) is not None:
-                        self._lost(crew, reason, hangs=True)
-                        return
-                    heard: Heard = call.result()
-                finally:
-                    call.cancel()
-                crew.heard_at = self._clock()
+                call = crew.process.call("listen", policy.heartbeat_interval)
+                heard: Heard = await asyncio.wait_for(call, policy.heartbeat_interval + policy.heartbeat_timeout)
                 self._heard(crew, heard)
+        except TimeoutError:
+            reason = f"it gave no sign for {policy.heartbeat_timeout:g} s (heartbeat_timeout)"
+            self._lost(crew, reason, hangs=True)
         except Exception as error:
             log.debug("a worker is lost: %s", error)
             self._lost(crew, "its process ended")
 
-    async def _hangs(self, crew: _Crew, call: asyncio.Future[Heard]) -> str | None:
-        """Wait for the worker's answer; why it is not waited for any longer."""
-        stopped = 0
-        while not (await asyncio.wait((call,), timeout=LOOK))[0]:
-            stopped = stopped + 1 if self._is_stopped(crew) else 0
-            if stopped >= 2:
-                return "its process was stopped"
-            silent = self._clock() - crew.heard_at
-            if silent > self._policy.heartbeat_interval + self._policy.heartbeat_timeout:
-                return f"it gave no sign for {silent:.1f} s (heartbeat_timeout)"
-        return None
+    async def _look_around(self) -> None:
+        """Look, all the time, whether a process is stopped: it cannot say so."""
+        while self._running:
+            await asyncio.sleep(LOOK)
+            for crew in list(self._crews):
+                crew.stopped = crew.stopped + 1 if self._is_stopped(crew) else 0
+                if crew.stopped >= 2:
+                    self._lost(crew, "its process was stopped", hangs=True)
 
     @staticmethod
     def _is_stopped(crew: _Crew) -> bool:

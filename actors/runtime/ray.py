@@ -43,6 +43,15 @@ OBJECT_STORE: Final = 80 << 20
 #: What Ray's processes are told in their environment, before ray is imported.
 ENVIRONMENT: Final = {
     "RAY_enable_worker_prestart": "0",
+    # It would kill a worker when the host's memory is nearly used, whoever uses it.
+    "RAY_memory_monitor_refresh_ms": "0",
+    # A record of each call, kept by the gcs_server, and figures that nobody reads.
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_event_stats": "0",
+    "RAY_BACKEND_LOG_LEVEL": "warning",
+    "RAY_ROTATION_MAX_BYTES": str(4 << 20),
+    "RAY_ROTATION_BACKUP_COUNT": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     # The death of a worker is seen and said by the supervisor.

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 #: ``where`` of an actor that lives in the supervisor's process: it listens, nobody calls it.
 SUPERVISOR: Final = "supervisor"
 
-#: Seconds for which a thread may keep others from running Python.  Calls come in on a thread of Ray's, and must not wait
-#: for a forwarder that is busy with its connections for the usual 5 ms, several times each.
+#: Seconds for which a thread may keep others from running Python.  Calls come in on a thread of Ray's, and must not
+#: wait for a forwarder that is busy with its connections for the usual 5 ms, several times each.
 SWITCH_INTERVAL: Final = 0.0005
 
 #: Log lines that wait to be heard; of more, the oldest are forgotten.
