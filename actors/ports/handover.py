@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -45,8 +46,28 @@ BATCH: Final = 8
 LONE_BATCH: Final = 32
 
 
+#: Steps of niceness by which processes are ahead of others while they hand over (RLIMIT_NICE allows it, or not).
+AHEAD: Final = 10
+
 #: Pauses that are reported one by one.
 REPORTED: Final = 1000
+
+
+@contextlib.contextmanager
+def hurry() -> Iterator[None]:
+    """While connections pause: ahead of other processes where that is allowed, and without looking through the objects
+    that come and go by the ten thousand."""
+    collecting, niceness = gc.isenabled(), os.getpriority(os.PRIO_PROCESS, 0)
+    gc.disable()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, niceness - AHEAD)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, niceness)
+        if collecting:
+            gc.enable()
 
 
 class HandoverRefused(Exception):
@@ -168,6 +189,10 @@ class Departure:
 
         ``successor``: the name of the forwarder that takes over, "": it has another RelayServer.
         """
+        with hurry():
+            return await self._hand_over(successor)
+
+    async def _hand_over(self, successor: str) -> tuple[float, ...]:
         host, forwarder = self._host, self._forwarder
         may_release = asyncio.Event()
         socket_handover.stop_accepting(host)
@@ -307,6 +332,17 @@ class Arrival:
 
         ``predecessor``: the name of the forwarder that hands over, as RelayServer knows it, "": not at all.
         """
+        with hurry():
+            return await self._take_over(host, forwarder, now, flush, predecessor)
+
+    async def _take_over(
+        self,
+        host: Host,
+        forwarder: CircuitForwarder,
+        now: Callable[[], float],
+        flush: Callable[[], None],
+        predecessor: str,
+    ) -> Moved:
         begin = self._begin
         assert begin is not None
         static = StaticKey(self._identity, begin.static)
