@@ -264,6 +264,11 @@ class CircuitForwarder:
         """Another forwarder connected to our end of its bridges.  ``plain``: on the unix socket, else over TCP."""
         return self._bridges.accept(now, plain=plain)
 
+    @property
+    def has_moves(self) -> bool:
+        """Whether there are connections to be sent to another forwarder."""
+        return bool(self._setup.moves)
+
     def take_moves(self, now: float) -> list[Move]:
         """Connections that the host is to send to another forwarder."""
         wanted, self._setup.moves = self._setup.moves, []

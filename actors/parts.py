@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from actors.circuit_forwarder import CircuitForwarder
 from actors.policies import forwarder_policy, host_policy, relay_server_policy
-from actors.ports import bridge_sockets
+from actors.ports import bridge_sockets, move_sockets
 from actors.ports.host import Host, random_bytes
 from actors.ports.process_watch import ProcessWatch
 from actors.ports.shared_crowd import CrowdFile, SharedCrowd
@@ -89,10 +89,11 @@ def forwarder(
         if here.address:
             listeners.append(bridge_sockets.listen_tcp(here.address))
         if here == place.host:
-            listeners.append(bridge_sockets.listen_unix(os.path.join(place.folder, name.replace("/", "-"))))
+            path = os.path.join(place.folder, name.replace("/", "-"))
+            listeners += [bridge_sockets.listen_unix(path), move_sockets.listen(path + "-moves")]
             crowd = SharedCrowd(place.crowd, region(name), settings.connection_rate_per_ip)
         for listener in listeners:
-            host.listen_for_bridges(listener)
+            host.neighbours.listen(listener)
         actor = CircuitForwarder(
             name,
             forwarder_policy(settings),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.links import ForwarderPolicy
-from actors.ports.host import HostPolicy
+from actors.ports.endpoint import HostPolicy
 from actors.relay_server import RelayServerPolicy
 from actors.settings import Settings
 from actors.supervisor import RestartPolicy
@@ -24,6 +24,7 @@ def relay_server_policy(s: Settings) -> RelayServerPolicy:
         circuit_duration=s.circuit_duration,
         reservation_duration=s.reservation_duration,
         rate_limits=s.rate_limits,
+        move_diallers=s.move_diallers,
         reserve_rate_per_peer=s.reserve_rate_per_peer,
         reserve_rate_per_ip=s.reserve_rate_per_ip,
         connect_rate_per_peer=s.connect_rate_per_peer,

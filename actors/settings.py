@@ -50,6 +50,7 @@ class Settings:
     shutdown_grace: float
     circuit_data: int
     circuit_duration: float
+    move_diallers: bool
     circuit_window: int
     reservation_duration: float
     max_reservations: int

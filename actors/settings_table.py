@@ -125,6 +125,9 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("circuit_duration", "float", "s", 0.0,
         "How long a circuit may last; 0: unlimited. An idle circuit costs a few hundred bytes.",
         most=0xFFFFFFFF),
+    Row("move_diallers", "bool", "", True,
+        "With several forwarders: a dialler's connection that nothing binds moves to its target's forwarder, where the "
+        "circuit costs what it costs on one. Off: circuits between forwarders are bridged."),
     Row("circuit_window", "int", "bytes", MIB,
         "Most bytes that a sender may have under way on a circuit: what a stalled receiver costs. 1 MiB keeps "
         "100 Mbit/s over a round trip of 80 ms.", least=256 * KIB, most=64 * MIB),

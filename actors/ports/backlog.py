@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from actors.ports.host import Endpoint
+    from actors.ports.endpoint import Endpoint
 
 #: Bytes of a piece: what is kept is copied into the last one while it fits.
 PIECE: Final = 64 * 1024

@@ -13,6 +13,7 @@ from typing import Final
 from multiaddr import Multiaddr
 
 from actors.bridges import UNIX
+from actors.moves import MOVES
 
 #: Bridges that the kernel holds until they are accepted.
 BACKLOG: Final = 1024
@@ -21,11 +22,11 @@ BACKLOG: Final = 1024
 MAX_PATH: Final = 108
 
 
-def listen_unix(path: str) -> socket.socket:
+def listen_unix(path: str, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A listening socket at ``path``, in place of what a former forwarder left there; OSError when it cannot be had."""
     if len(os.fsencode(path)) >= MAX_PATH:
         raise OSError(f"{path} is too long for a unix socket: at most {MAX_PATH - 1} bytes")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, kind)
     try:
         sock.setblocking(False)
         with contextlib.suppress(FileNotFoundError):
@@ -56,7 +57,8 @@ def address_of(listener: socket.socket) -> str:
     """What other forwarders are told of it (protocol.messages.ForwarderReport)."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
-        return UNIX + str(name).lstrip("/")
+        kind = MOVES if listener.type == socket.SOCK_SEQPACKET else UNIX
+        return kind + str(name).lstrip("/")
     version = "ip6" if listener.family == socket.AF_INET6 else "ip4"
     return f"/{version}/{name[0]}/tcp/{name[1]}"
 

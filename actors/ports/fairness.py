@@ -15,7 +15,8 @@ from actors.rate_limit import KeyedBuckets
 from actors.reservations import household
 
 if TYPE_CHECKING:
-    from actors.ports.host import Endpoint, Host
+    from actors.ports.endpoint import Endpoint
+    from actors.ports.host import Host
 
 #: Such frames in one receive after which the next one is small.
 MANY: Final = 256

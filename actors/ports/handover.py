@@ -25,8 +25,9 @@ from actors.handover_state import GroupState
 from actors.links import Link
 from actors.ports import socket_handover
 from actors.ports.channel import Channel, ChannelClosed
+from actors.ports.endpoint import Endpoint
 from actors.ports.handover_frames import Begin, Complete, Done, Frame, Go, Group, Hello, Ready, Refused, Taken
-from actors.ports.host import Endpoint, Host
+from actors.ports.host import Host
 from protocol.connection import State
 from protocol.errors import LocalProtocolError
 from protocol.handover import VERSION

@@ -24,16 +24,15 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from actors.actor import Send
-from actors.bridges import Dial
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import Link
-from actors.ports import bridge_sockets
 from actors.ports.backlog import Backlog, send_views, worst
+from actors.ports.endpoint import Endpoint, HostPolicy
 from actors.ports.fairness import Fairness
+from actors.ports.neighbours import Neighbours
 from protocol.addresses import encode_tcp
 from protocol.connection import Connection, State
 
@@ -57,48 +56,6 @@ CLOSE_GRACE: Final = 2.0
 SECOND_LOOK: Final = 0.2
 
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class HostPolicy:
-    """``max_backlog``: bytes unsent to one peer before it is given up; ``max_backlog_total``: to all peers, before the
-    one with most is.  ``write_timeout``: seconds that a peer may take none of them.  ``frame_rate_per_ip``: see
-    actors/ports/fairness.py; 0: no limit.  ``reserved_files``: descriptors kept free for everything that is not a
-    connection.  ``listen_backlog``: connections that the kernel holds for us."""
-
-    max_backlog: int = 64 * 1024 * 1024
-    max_backlog_total: int = 256 * 1024 * 1024
-    write_timeout: float = 60.0
-    frame_rate_per_ip: float = 0.0
-    reserved_files: int = 64
-    listen_backlog: int = 1024
-
-
-class Endpoint:
-    """One socket and what it did not take yet."""
-
-    __slots__ = (
-        "backlog",
-        "closing",
-        "connection",
-        "descriptor",
-        "finished",
-        "link",
-        "paused",
-        "receive_size",
-        "sock",
-    )
-
-    def __init__(self, sock: socket.socket, link: Link) -> None:
-        self.sock = sock
-        self.descriptor = sock.fileno()
-        self.link = link
-        self.connection: Connection = link.connection
-        self.backlog: Backlog | None = None
-        self.closing = False
-        self.finished = False
-        self.paused = False
-        self.receive_size = 0  # bytes at a time, 0: as many as there is room for
 
 
 class Host:
@@ -131,6 +88,12 @@ class Host:
         self._empty: asyncio.Event | None = None
         rate = policy.frame_rate_per_ip
         self._fairness = Fairness(self, self._loop, rate) if rate else None
+        self.neighbours = Neighbours(self)
+
+    @property
+    def full(self) -> bool:
+        """Whether there are no more files for connections."""
+        return len(self._endpoints) >= self._max_connections
 
     def has(self, endpoint: Endpoint) -> bool:
         """Whether its socket is read and written here."""
@@ -176,11 +139,6 @@ class Host:
         if accept:
             self._loop.add_reader(sock, self._acceptable, sock)
 
-    def listen_for_bridges(self, listener: socket.socket) -> None:
-        """Take other forwarders' bridges at ``listener`` (ports/bridge_sockets.py), which is the host's from now on."""
-        self.listeners[listener] = self._bridge_acceptable
-        self._loop.add_reader(listener, self._bridge_acceptable, listener)
-
     async def close(self, grace: float) -> None:
         """Accept no more, say good-bye to every peer, and end within ``grace`` seconds."""
         self._close_listeners()
@@ -204,6 +162,7 @@ class Host:
             self._close_socket(endpoint)
 
     def _close_listeners(self) -> None:
+        self.neighbours.close()
         for sock in self.listeners:
             self._loop.remove_reader(sock)
             if sock.family == socket.AF_UNIX:
@@ -220,9 +179,9 @@ class Host:
         if forwarder is None:
             return
         arena = forwarder.arena
-        for dial in forwarder.take_dials():
-            self._dial(forwarder, dial)
         while True:
+            for dial in forwarder.take_dials():
+                self.neighbours.dial(forwarder, dial)
             dirty, arena.dirty = arena.dirty, []
             for connection in dirty:
                 endpoint = self._endpoints.get(connection)
@@ -237,9 +196,12 @@ class Host:
                     self._lost_later(endpoint, "internal error")
             # Credit is given when bytes have left: only then is it known whose socket is full.
             forwarder.settle()
-            if not arena.dirty:
+            if arena.dirty:
+                continue
+            arena.reset()
+            if not forwarder.has_moves:
                 break
-        arena.reset()
+            self.neighbours.move(forwarder)
         for send in forwarder.take_sends():
             self._post(send)
 
@@ -261,6 +223,28 @@ class Host:
         self.end_turn()
         self._wake()
 
+    def accept_from(self, listener: socket.socket) -> socket.socket | None:
+        """The next connection of another forwarder; None when there is none now, or no file for it: then it waits."""
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            self._pause_accepting(listener, error)
+            return None
+        sock.setblocking(False)
+        return sock
+
+    def give_up(self, link: Link) -> socket.socket | None:
+        """The socket of ``link``, which is no longer ours; None when it is not to be had now: there is something to be
+        written to it, or it is closing."""
+        endpoint = self._endpoints.get(link.connection)
+        if endpoint is None or endpoint.closing or endpoint.backlog is not None:
+            return None
+        del self._endpoints[link.connection]
+        self._loop.remove_reader(endpoint.descriptor)
+        return endpoint.sock
+
     def _pause_accepting(self, listener: socket.socket, error: OSError) -> None:
         log.error("cannot accept: %s; pausing %g s (raise the limit of open files)", error, ACCEPT_PAUSE)
         self._loop.remove_reader(listener)
@@ -274,7 +258,7 @@ class Host:
     def _accept(self, forwarder: CircuitForwarder, sock: socket.socket, remote: tuple[str, int]) -> None:
         now = self._now()
         address, port = remote[0].partition("%")[0], remote[1]
-        if len(self._endpoints) >= self._max_connections:
+        if self.full:
             refused = "open files"
         else:
             refused = forwarder.admit(address, now)
@@ -293,51 +277,14 @@ class Host:
             encode_tcp(ipaddress.ip_address(local[0].partition("%")[0]), local[1]),
             now,
         )
-        self._add(sock, link)
+        self.take(sock, link)
 
-    def _add(self, sock: socket.socket, link: Link) -> Endpoint:
+    def take(self, sock: socket.socket, link: Link) -> Endpoint:
+        """Read from ``sock``, and write to it, for ``link``."""
         endpoint = Endpoint(sock, link)
         self._endpoints[link.connection] = endpoint
         self._loop.add_reader(sock, self._readable, endpoint)
         return endpoint
-
-    def _bridge_acceptable(self, listener: socket.socket) -> None:
-        forwarder = self._forwarder
-        if forwarder is None:
-            return
-        for _ in range(ACCEPT_BATCH):
-            try:
-                sock, _ = listener.accept()
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError as error:
-                self._pause_accepting(listener, error)  # it waits, and its dialler gives it up in time
-                break
-            sock.setblocking(False)
-            plain = sock.family == socket.AF_UNIX
-            if not plain:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._add(sock, forwarder.accept_bridge(self._now(), plain=plain))
-        self.end_turn()
-        self._wake()
-
-    def _dial(self, forwarder: CircuitForwarder, dial: Dial) -> None:
-        link = dial.link
-        if link.connection.state is State.CLOSED:
-            forwarder.lost(link, "given up before it was connected", self._now())
-            return
-        try:
-            if len(self._endpoints) >= self._max_connections:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            sock = bridge_sockets.connect(dial.address)
-        except OSError as error:
-            log.warning("no bridge to another forwarder: %s", error.strerror or error)
-            forwarder.lost(link, "the other forwarder cannot be reached", self._now())
-            return
-        endpoint = self._add(sock, link)
-        if sock.family != socket.AF_UNIX:
-            # Nothing is written before it is connected, which is when it is writable.
-            self.keep(endpoint, ())
 
     def _readable(self, endpoint: Endpoint) -> None:
         connection = endpoint.connection

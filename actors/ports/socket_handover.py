@@ -9,7 +9,8 @@ import socket
 from collections.abc import Sequence
 
 from actors.links import Link
-from actors.ports.host import Endpoint, Host
+from actors.ports.endpoint import Endpoint
+from actors.ports.host import Host
 
 
 def stop_accepting(host: Host) -> None:
@@ -53,7 +54,7 @@ def backlog(endpoint: Endpoint) -> bytes | None:
 
 def attach(host: Host, sock: socket.socket, link: Link, unsent: bytes | None) -> Endpoint:
     """Go on with a socket.  What came meanwhile is found by :func:`read`."""
-    endpoint = host._add(sock, link)
+    endpoint = host.take(sock, link)
     link.connection.blocked = False
     if unsent is not None:
         host.keep(endpoint, (unsent,))

@@ -1,4 +1,6 @@
-"""Two forwarders with real sockets between them: in one process, but strangers to each other."""
+"""Two forwarders with real sockets between them: in one process, but strangers to each other.
+
+"moves": the dialler's connection itself goes to the target's forwarder, where that is possible."""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ class Forwarder:
     port: int
 
 
-@pytest.fixture(params=["unix", "tcp"])
+@pytest.fixture(params=["unix", "tcp", "moves"])
 def forwarders(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Forwarder, Forwarder]]:
     command = [sys.executable, "-m", "tests.support.two_forwarders", str(tmp_path), request.param]
     with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -36,6 +38,9 @@ def forwarders(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple
         first, second = (Forwarder(int(address.split("/")[4])) for address in ready["addresses"])
         yield first, second
         process.stdin.close()
+        assert readable(PATIENCE, process.stdout)
+        moved = json.loads(process.stdout.readline())["moved"]
+        assert (moved[0] > 0) == (request.param == "moves") and not moved[1]
         assert process.wait(PATIENCE) == 0
     assert not list(tmp_path.iterdir()), "a socket file was left behind"
 

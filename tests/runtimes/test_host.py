@@ -12,7 +12,8 @@ import uvloop
 
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import ForwarderPolicy, Link
-from actors.ports.host import Host, HostPolicy, random_bytes, wall_clock
+from actors.ports.endpoint import HostPolicy
+from actors.ports.host import Host, random_bytes, wall_clock
 from protocol.identity import Identity
 from protocol.noise import StaticKey
 from tests.support.peers import seeded

@@ -1,4 +1,4 @@
-"""`python -m tests.support.two_forwarders FOLDER [unix|tcp]`: a relay of two forwarders in one process.
+"""`python -m tests.support.two_forwarders FOLDER [unix|tcp|moves]`: a relay of two forwarders in one process.
 
 Each forwarder has a port of its own, so that a test says which of them a peer is on.  Prints what a node prints when it
 is ready, with the two addresses; ends when its stdin does.
@@ -17,8 +17,9 @@ import uvloop
 from actors.actor import Send
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import ForwarderPolicy
-from actors.ports import bridge_sockets
-from actors.ports.host import Host, HostPolicy, random_bytes, wall_clock
+from actors.ports import bridge_sockets, move_sockets
+from actors.ports.endpoint import HostPolicy
+from actors.ports.host import Host, random_bytes, wall_clock
 from actors.relay_server import RelayServer, RelayServerPolicy
 from actors.runtime.local import LocalRuntime
 from protocol.identity import Identity
@@ -41,10 +42,15 @@ async def main(folder: Path, kind: str) -> None:
             runtime.post(name, send.receiver, send.message)
 
         host = Host(HostPolicy(), post=post, wake=lambda: runtime.wake(name), now=runtime.now)
-        unix = kind == "unix"
+        unix = kind != "tcp"
         path = f"{folder}/{name[-1]}"
         listener = bridge_sockets.listen_unix(path) if unix else bridge_sockets.listen_tcp("127.0.0.1")
-        host.listen_for_bridges(listener)
+        host.neighbours.listen(listener)
+        addresses = [bridge_sockets.address_of(listener)]
+        if kind == "moves":
+            arrivals = move_sockets.listen(path + "-moves")
+            host.neighbours.listen(arrivals)
+            addresses.append(bridge_sockets.address_of(arrivals))
         ports.append(host.listen("127.0.0.1", 0)[1])
         forwarder = CircuitForwarder(
             name,
@@ -53,7 +59,7 @@ async def main(folder: Path, kind: str) -> None:
             random_bytes,
             now=runtime.now(),
             host="here" if unix else name,
-            bridges=(bridge_sockets.address_of(listener),),
+            bridges=addresses,
         )
         host.attach(forwarder)
         hosts.append(host)
@@ -77,6 +83,7 @@ async def main(folder: Path, kind: str) -> None:
 
     asyncio.get_running_loop().add_reader(0, stdin_ended)
     await ended
+    print(json.dumps({"event": "end", "moved": [host.neighbours.moved_out for host in hosts]}), flush=True)
     for host in hosts:
         await host.close(0.5)
 
