@@ -105,6 +105,25 @@ def test_a_bridged_circuit_is_one_trace_of_three_processes(plain: bool) -> None:
     assert [event.name for event in first.events] == [event.name for event in second.events] == ["first byte"]
 
 
+@PROCESSES
+def test_a_circuit_whose_dialler_moved_is_one_trace(shared: bool) -> None:
+    """Its request began on one forwarder and is answered on another, which has no bridge to tell of."""
+    collector = Collector(shared=shared)
+    relay = BridgedRelay(moves=True, tracer=collector.tracer)
+    alice, bob = MemoryPeer("alice"), MemoryPeer("bob")
+    relay.attach(alice, forwarder=0)
+    relay.attach(bob, forwarder=1)
+    relay.reserve(bob)
+    collector.spans.clear()
+    view, _ = relay.connect(alice, bob.peer_id)
+    view.send(b"x")
+    close(relay, view, bob.accepted[-1])
+    assert relay.moved == 1
+    assert collector.names == CIRCUIT
+    collector.check("circuit")
+    assert [event.name for event in collector.one("splice").events] == ["first byte"]
+
+
 def test_the_word_of_a_bridge_may_come_late() -> None:
     collector = Collector(shared=False)
     relay = BridgedRelay(tracer=collector.tracer)
