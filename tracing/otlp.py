@@ -43,6 +43,10 @@ DEFAULT_QUEUE: Final = 16_384
 DEFAULT_BATCH: Final = 512
 DEFAULT_DELAY_MS: Final = 1_000
 
+#: Nanoseconds that a span takes at least.  An actor knows one time while it handles a message, so a decision takes
+#: none; and Jaeger, which counts in microseconds, warns of a span without a length.
+SHORTEST: Final = 1_000
+
 
 class ExportError(Exception):
     """Traces were asked for and cannot be exported: the message says why and what to do."""
@@ -257,7 +261,7 @@ class SpanBuilder:
             kind=self._kind,
             status=self._status(self._codes(int(span.status)), span.description or None),
             start_time=_ns(span.start),
-            end_time=_ns(span.end_time),
+            end_time=max(_ns(span.end_time), _ns(span.start) + SHORTEST),
             instrumentation_scope=self._scope,
         )
 

@@ -18,6 +18,7 @@ from protocol.relay_hop import ConnectAccepted, RequestRefused, ReservationGrant
 from tests.support.otlp import OtlpReceiver, Received
 from tests.support.peers import MemoryPeer
 from tests.support.process import PATIENCE, REPOSITORY, NodeProcess, SocketPeer
+from tracing.otlp import SHORTEST
 
 CIRCUIT = ["circuit", "hop.connect", "relay.admit", "splice", "stop.connect"]
 RESERVATION = ["hop.reserve", "relay.reserve", "reservation"]
@@ -71,7 +72,7 @@ def complete(spans: list[Received], names: list[str], root: str, *, within: bool
     for span in spans:
         assert span is top or span.parent_id == top.span_id
         assert top.start <= span.start <= span.end
-        assert span.end <= top.end or not within
+        assert span.end <= top.end + SHORTEST or not within
 
 
 @PROTOCOLS

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.otlp import OtlpReceiver
 from tests.support.traces import Collector
-from tracing.otlp import ExportError, ExportPlan, ExportThread, export_plan, exporter_from
+from tracing.otlp import SHORTEST, ExportError, ExportPlan, ExportThread, SpanBuilder, export_plan, exporter_from
 from tracing.tracer import Span
 
 HERE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
@@ -110,6 +110,14 @@ def test_spans_arrive_as_they_were(protocol: str, monkeypatch: pytest.MonkeyPatc
         assert theirs.resource["service.version"] == "0.1.0"
         assert theirs.resource["service.instance.id"] == "one"
         assert theirs.resource["deployment.environment"] == "test"
+
+
+def test_a_decision_that_took_no_time_has_a_length() -> None:
+    collector = Collector()
+    span = collector.tracer("test").begin("relay.admit", 1_800_000_000.25)
+    span.end(1_800_000_000.25)
+    built = SpanBuilder(None, "1")(span)
+    assert built.end_time - built.start_time == SHORTEST
 
 
 class Slow:

@@ -1,0 +1,1 @@
+"""A real Jaeger for the tests, built from its Go module."""
