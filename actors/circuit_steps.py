@@ -188,6 +188,7 @@ class CircuitSteps:
                 root.set("descord.target", peer(target))
             root.set("network.peer.address", address(remote))
             step = root.child("hop.reserve" if target is None else "hop.connect", now)
+            step.set("descord.forwarder", self._forwarder)
         hop.steps = Steps(now, root.traceparent, root, step, bridged=False)
 
     def bridged(self, bridge: Asker, context: str) -> None:
