@@ -184,6 +184,9 @@ class RelayServer:
                 return self._answer_waiting(now)
             case messages.ForwarderCounters(forwarder=forwarder):
                 self._counters[forwarder] = message
+                if forwarder not in self._forwarders and not self._handovers:
+                    # It reported to a predecessor of ours, which fell before anybody knew of it.
+                    return [Send(forwarder, messages.ReportWanted())]
             case messages.HandoverBegins(forwarder=forwarder):
                 self._handovers.begin(message, now)
                 return [Send(forwarder, messages.HandoverReady())]

@@ -19,6 +19,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ SPARE: Final = "spare"
 
 #: Seconds that a new process has to answer: a loaded machine takes ten times the usual second.
 START_TIMEOUT: Final = 60.0
+
+#: Seconds that ending all processes may take.
+KILL_TIMEOUT: Final = 1.0
 
 #: Seconds between two looks whether a process is stopped.  Seen so twice, it is killed: one that is only being looked
 #: at by a debugger for a moment is left alone.
@@ -179,9 +183,25 @@ class Fleet:
         for crew in list(self._crews):
             if crew.watch is not None:
                 crew.watch.cancel()
-            crew.process.kill()
+        await self._kill(list(self._crews))
         self._crews.clear()
         self._spares.clear()
+
+    async def _kill(self, crews: Sequence[_Crew]) -> None:
+        """End the processes, unless that takes long: Ray waits for a part of it that is gone, and what is to become of
+        its processes then is decided elsewhere."""
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def kill() -> None:
+            for crew in crews:
+                crew.process.kill()
+            with contextlib.suppress(RuntimeError):  # the loop was not waited for
+                loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=kill, daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), KILL_TIMEOUT)
 
     async def _close(self, crew: _Crew, grace: float) -> None:
         try:
@@ -331,9 +351,9 @@ class Fleet:
             # Ray asks a process to end itself, which this one does not hear.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(about.pid, signal.SIGKILL)
-        crew.process.kill()
         if not self._running:
             return
+        self._spawn(self._kill([crew]))
         if crew in self._spares:
             self._spares.remove(crew)
             self._spare_lost(reason)

@@ -72,6 +72,9 @@ HOST_SHARE: Final = 0.0001
 #: Seconds in which a host of the cluster must take a connection to count as there.
 REACHABLE: Final = 0.5
 
+#: Connections in a row that the head of a cluster must refuse to count as gone.
+REFUSALS: Final = 4
+
 #: Methods of Ray's node that start what a node of one program does without: the autoscaler's monitor, the collection of
 #: logs, and an API server that starts although no dashboard is asked for.  250 MB and 1.2 s.
 NEEDLESS: Final = ("start_monitor", "start_log_monitor", "start_api_server")
@@ -98,6 +101,7 @@ class RaySession:
         self._log_level = log_level
         self._address = address
         self._watched: list[int] = []
+        self._watching: asyncio.Task[None] | None = None
         check_installed()
         self.folder = RunFolder()
         try:
@@ -167,13 +171,36 @@ class RaySession:
         """Call ``on_lost`` when one of Ray's own processes ends, and keep the janitor alive."""
         self.folder.watch()
         loop = asyncio.get_running_loop()
+        if self._address:
+            self._watching = loop.create_task(self._watch_cluster(on_lost))
         for name, pid in self.vital.items():
             descriptor = os.pidfd_open(pid)
             self._watched.append(descriptor)
             loop.add_reader(descriptor, self._gone, descriptor, name, pid, on_lost)
 
+    async def _watch_cluster(self, on_lost: Callable[[Exception], None]) -> None:
+        """Hold a connection to the cluster's head.  Ray itself ends the program when that is gone, a minute later."""
+        address, _, port = self._address.rpartition(":")
+        refused = 0
+        while refused < REFUSALS:
+            try:
+                reader, writer = await asyncio.open_connection(address, int(port))
+            except OSError:
+                refused += 1
+                await asyncio.sleep(REACHABLE)
+                continue
+            refused = 0
+            with suppress(OSError):
+                while await reader.read(4096):
+                    pass
+            # It closes a connection on which nothing is said, too: then the next one is taken.
+            writer.close()
+        on_lost(RayFailed(f"the head of the Ray cluster, {self._address}, is gone, and nothing works without it"))
+
     def unwatch(self) -> None:
         self.folder.unwatch()
+        if self._watching is not None:
+            self._watching.cancel()
         for descriptor in self._watched:
             asyncio.get_running_loop().remove_reader(descriptor)
             os.close(descriptor)

@@ -6,6 +6,8 @@ The hosts are Ray nodes on this machine, started by what deploy/cluster/ starts 
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from protocol.relay_hop import ReservationGranted
+from tests.support import tree
 from tests.support.cluster import Cluster
-from tests.support.process import SocketPeer
-from tests.support.ray_node import RayNode, peers
+from tests.support.process import PATIENCE, SocketPeer
+from tests.support.ray_node import CLEAN, RayNode, peers
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`")
 
@@ -50,8 +53,9 @@ def carries(dialler: SocketPeer, target: SocketPeer) -> None:
 
 def test_two_hosts_of_which_one_is_lost(cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     node = RayNode(
-        tmp_path / "node", "--ray-address", cluster.address, "--forwarders", "4", variables=cluster.environment()
-    )
+        tmp_path / "node", "--ray-address", cluster.address, "--forwarders", "4",
+        stderr=tmp_path / "stderr", variables=cluster.environment(),
+    )  # fmt: skip
     try:
         placed = hosts(cluster, node)
         assert placed.pop("relay_server") == "a", "beside the node's own process"
@@ -91,5 +95,11 @@ def test_two_hosts_of_which_one_is_lost(cluster: Cluster, tmp_path: Path, capsys
             lost = sum(len(there) for there in on["b"])
             print(f"\na host lost: {lost} connections with it; its first forwarder was up again after {first:.2f} s "
                   f"({up[0]}), all after {every:.2f} s")  # fmt: skip
+
+        head = next(pid for pid in cluster.pids("a") if Path(f"/proc/{pid}/comm").read_text() == "gcs_server\n")
+        os.kill(head, signal.SIGKILL)
+        assert node.process.wait(PATIENCE) == 70, "without the head the node ends, so that it is started again"
+        assert "head of the Ray cluster" in (tmp_path / "stderr").read_text()
+        tree.until(lambda: not os.path.exists(node.folder), CLEAN, "the run folder was left behind")
     finally:
         node.stop()

@@ -384,3 +384,14 @@ def test_status_adds_up_what_forwarders_count_and_what_was_refused() -> None:
     relay.handle(m.ForwarderCounters(ONE, 1, 0, 10, {"handshake": 1}), 1.0)
     expected = m.StatusAnswer(7, 1, 1, 5, 2010, {"no_reservation": 1, "handshake": 4}, {"no_reservation": 1}, 1)
     assert relay.handle(m.StatusAsked(7, "cli"), 2.0) == [Send("cli", expected)]
+
+
+def test_a_forwarder_of_which_no_report_came_is_asked_for_one() -> None:
+    """It reported to a predecessor, which fell before it was known who is there."""
+    relay = started()
+    counters = m.ForwarderCounters("forwarder/7", 1, 0, 0, {})
+    assert relay.handle(counters, 1.0) == [Send("forwarder/7", m.ReportWanted())]
+    assert relay.handle(report("forwarder/7", held("bob", 4)), 1.1) == []
+    assert relay.handle(counters, 2.0) == []
+    relay.handle(m.ActorDown("forwarder/7"), 3.0)
+    assert relay.reservations_in_all == 0
