@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -32,7 +33,7 @@ from protocol.switching import Circuit
 from protocol.yamux import Stream
 from tracing.metrics import SETUP_BOUNDS, Histogram
 from tracing.spans import SpanState, address, peer
-from tracing.tracer import NULL_SPAN, AnySpan, AnyTracer, NullTracer
+from tracing.tracer import NULL_SPAN, AnySpan, AnyTracer, NullTracer, Span
 
 #: Recorded circuits whose first bytes are looked for at the end of each turn: 0.1 us each.
 MAX_WATCHED: Final = 8
@@ -106,6 +107,15 @@ class Steps:
         self.hop = hop
         self.step: AnySpan = NULL_SPAN
         self.bridged = bridged
+
+
+def _identify(forwarder: str, source: bytes, target: bytes | None, remote: str, root: Span) -> None:
+    """Who asked, where, and for whom."""
+    root.set("descord.forwarder", forwarder)
+    root.set("descord.peer" if target is None else "descord.source", peer(source))
+    if target is not None:
+        root.set("descord.target", peer(target))
+    root.set("network.peer.address", address(remote))
 
 
 class Asker(Protocol):
@@ -182,13 +192,10 @@ class CircuitSteps:
         step: AnySpan = NULL_SPAN
         if self._tracer.enabled:
             root = self._tracer.begin("reservation" if target is None else "circuit", now)
-            root.set("descord.forwarder", self._forwarder)
-            root.set("descord.peer" if target is None else "descord.source", peer(source))
-            if target is not None:
-                root.set("descord.target", peer(target))
-            root.set("network.peer.address", address(remote))
+            root.describe(partial(_identify, self._forwarder, source, target, remote))
             step = root.child("hop.reserve" if target is None else "hop.connect", now)
-            step.set("descord.forwarder", self._forwarder)
+            if step.recording:
+                step.set("descord.forwarder", self._forwarder)
         hop.steps = Steps(now, root.traceparent, root, step, bridged=False)
 
     def bridged(self, bridge: Asker, context: str) -> None:
@@ -228,7 +235,8 @@ class CircuitSteps:
             steps.admitted_at = self.now
             if not steps.bridged:
                 self.setup["admit"].observe(self.now - steps.asked_at)
-                steps.root.set("descord.circuit", circuit)
+                if self._tracer.enabled:
+                    steps.root.set("descord.circuit", circuit)
 
     def bridging(self, hop: Asker) -> None:
         """The target is another forwarder's, which is asked now."""
@@ -255,6 +263,7 @@ class CircuitSteps:
     def _fail(self, steps: Steps, code: str, status: Status | None) -> None:
         now = self.now
         for span in (steps.step, steps.hop, steps.root):
+            span.set("descord.forwarder", self._forwarder)
             if status is not None:
                 span.set("descord.status", status.name)
             span.fail(code)
@@ -277,10 +286,10 @@ class CircuitSteps:
         if not self._tracer.enabled:
             return
         steps.step.end(now)
-        steps.hop.set("descord.status", Status.OK.name)
+        if steps.hop.recording:
+            steps.hop.set("descord.status", Status.OK.name)
         steps.hop.end(now)
         splice = self._child(steps, "splice")
-        splice.set("descord.class", CLASS)
         self._circuits[circuit.id] = _Circuit(steps.root, splice)
         if splice.recording:
             if len(self.watched) == MAX_WATCHED:
@@ -294,7 +303,8 @@ class CircuitSteps:
             span = self._tracer.join(name, self.now, steps.context)
         else:
             span = steps.root.child(name, self.now)
-        span.set("descord.forwarder", self._forwarder)
+        if span.recording:
+            span.set("descord.forwarder", self._forwarder)
         return span
 
     def look(self, circuit: Circuit | None = None) -> None:
@@ -330,12 +340,19 @@ class CircuitSteps:
         if kept is None:
             return
         now = self.now
+        if not kept.splice.recording and code in _ORDINARY:
+            del self._circuits[circuit.id]
+            kept.splice.end(now)
+            kept.root.end(now)
+            return
         self.look(circuit)
         self._unwatch(circuit)
         del self._circuits[circuit.id]
         if code in _LIMITS:
             kept.splice.event("limit", now, limit=code)
         for span in (kept.splice, kept.root):
+            span.set("descord.forwarder", self._forwarder)
+            span.set("descord.class", CLASS)
             span.set("descord.bytes_to_target", circuit.bytes_to_target)
             span.set("descord.bytes_to_source", circuit.bytes_to_source)
             span.set("descord.close_reason", code)

@@ -9,15 +9,13 @@ trace without the flag decides for its own part: it exports what failed here, wi
 of one trace in the same process (one :class:`Tracer`) are one.
 
 A tracer has no clock and no loop.  ``now`` is an argument as everywhere; what is to be exported goes to a ``sink``, in
-which no peer's name is left.  A span costs about 1.6 us, and one that is exported 2.4 us beside the exporter's thread;
-with :class:`NullTracer` a step costs 0.02 us.
+which no peer's name is left.  What they cost: tests/benchmarks/README.md, "Traces and metrics".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
-from weakref import WeakValueDictionary
 
 from tracing.context import SPAN_ID_SIZE, TRACE_ID_SIZE, TraceContext, decode_traceparent, encode_traceparent
 from tracing.redaction import Redactor
@@ -28,10 +26,15 @@ from tracing.spans import MAX_EVENTS, MAX_TEXT, Event, Secret, SpanState, Status
 MAX_WAITING: Final = 64
 
 
+#: Those of a span that has none yet: most spans are forgotten before.
+_NO_ATTRIBUTES: Final[dict[str, Value]] = {}
+_NO_EVENTS: Final[list[Event]] = []
+
+
 class Trace:
     """The part of one trace that is in this process."""
 
-    __slots__ = ("__weakref__", "kept", "open", "trace_id", "tracer", "waiting")
+    __slots__ = ("deferred", "kept", "open", "trace_id", "tracer", "waiting")
 
     def __init__(self, tracer: Tracer, trace_id: bytes, *, kept: bool) -> None:
         self.tracer = tracer
@@ -39,6 +42,7 @@ class Trace:
         self.kept = kept
         self.open = 0
         self.waiting: list[Span] = []
+        self.deferred: list[tuple[Span, Callable[[Span], None]]] = []
 
 
 class Span:
@@ -56,8 +60,8 @@ class Span:
         self.name = name
         self.start = start
         self.end_time = 0.0
-        self.attributes: dict[str, Value] = {}
-        self.events: list[Event] = []
+        self.attributes = _NO_ATTRIBUTES
+        self.events = _NO_EVENTS
         self.status = Status.UNSET
         self.description = ""
         self._id = b""
@@ -88,6 +92,13 @@ class Span:
         """A step within this one."""
         return Span(self.trace, self.span_id, name, now)
 
+    def describe(self, describe: Callable[[Span], None]) -> None:
+        """Have it told more, now or when it turns out that anybody will read it."""
+        if self.trace.kept:
+            describe(self)
+        else:
+            self.trace.deferred.append((self, describe))
+
     def set(self, key: str, value: Value) -> None:
         if isinstance(value, Secret):
             # Hidden at once if it will be exported, by the key of this time: so it is the same in the whole trace.
@@ -95,9 +106,13 @@ class Span:
                 value = self.trace.tracer.redactor.show(value, self.start)
         elif isinstance(value, str):
             value = value[:MAX_TEXT]
+        if self.attributes is _NO_ATTRIBUTES:
+            self.attributes = {}
         self.attributes[key] = value
 
     def event(self, name: str, now: float, **attributes: Value) -> None:
+        if self.events is _NO_EVENTS:
+            self.events = []
         if len(self.events) < MAX_EVENTS:
             self.events.append(Event(name, now, attributes))
 
@@ -114,15 +129,26 @@ class Span:
 
     def end(self, now: float) -> None:
         """It is over; a second end changes nothing."""
-        if not self.end_time:
-            self.end_time = max(now, self.start)
-            self.trace.tracer.ended(self)
+        if self.end_time:
+            return
+        self.end_time = now if now > self.start else self.start
+        trace = self.trace
+        trace.open -= 1
+        if trace.kept:
+            trace.tracer.export(self)
+        elif not trace.open:
+            trace.tracer.forget(trace)
+        elif len(trace.waiting) < MAX_WAITING:
+            trace.waiting.append(self)
 
     def state(self) -> SpanState | None:
         """What another process needs to go on with it (:meth:`Tracer.resume`); None: it has ended."""
         if self.end_time:
             return None
         trace = self.trace
+        for span, describe in trace.deferred:
+            if span is self:
+                describe(self)
         return SpanState(
             trace.trace_id, self.span_id, self.parent_id, self.name, self.start, trace.kept,
             self.attributes, self.events
@@ -132,7 +158,9 @@ class Span:
         """It goes on elsewhere, and is none of ours from now on."""
         if not self.end_time:
             self.end_time = self.start
-            self.trace.tracer.released(self.trace)
+            self.trace.open -= 1
+            if not self.trace.open:
+                self.trace.tracer.forget(self.trace)
 
 
 class Tracer:
@@ -157,8 +185,8 @@ class Tracer:
         self.current = ""
         self._sampler = sampler
         self._sink = sink
-        # Weak, so that what an actor that fell had begun goes with it.
-        self._open: WeakValueDictionary[bytes, Trace] = WeakValueDictionary()
+        # By the trace id in hexadecimal, as a traceparent has it.
+        self._open: dict[str, Trace] = {}
 
     @property
     def open_traces(self) -> int:
@@ -176,18 +204,23 @@ class Tracer:
     def join(self, name: str, now: float, traceparent: str = "") -> Span:
         """A step of a trace that began elsewhere: in ``traceparent``, else in the message that is being handled.
         Without context it is a root."""
-        context = decode_traceparent(traceparent or self.current)
+        text = traceparent or self.current
+        trace = self._open.get(text[3:35])
+        if trace is not None and text[-2:] == "00":
+            # One of ours, as we wrote it.
+            return Span(trace, bytes.fromhex(text[36:52]), name, now)
+        context = decode_traceparent(text)
         return self.begin(name, now) if context is None else self.join_context(name, now, context)
 
     def join_context(self, name: str, now: float, context: TraceContext) -> Span:
-        trace = self._open.get(context.trace_id) or self._trace(context.trace_id, context.sampled)
+        trace = self._open.get(context.trace_id.hex()) or self._trace(context.trace_id, context.sampled)
         if context.sampled and not trace.kept:
             self.keep(trace)
         return Span(trace, context.span_id, name, now)
 
     def resume(self, state: SpanState) -> Span:
         """A span that began in another process and left it."""
-        trace = self._open.get(state.trace_id) or self._trace(state.trace_id, state.kept)
+        trace = self._open.get(state.trace_id.hex()) or self._trace(state.trace_id, state.kept)
         if state.kept and not trace.kept:
             self.keep(trace)
         span = Span(trace, state.parent_id, state.name, state.start)
@@ -197,37 +230,38 @@ class Tracer:
         span.events = list(state.events)
         return span
 
+    def fell(self) -> None:
+        """An actor of this process failed, and what it had begun will never end.  Parts of one trace that are open find
+        each other no more, which costs those that are not recorded some of their spans if they fail."""
+        self.current = ""
+        self._open.clear()
+
     # What spans call.
 
     def keep(self, trace: Trace) -> None:
         """``trace`` is exported after all: what has ended of it now, the rest as it ends."""
         trace.kept = True
-        self._open.pop(trace.trace_id, None)
+        self._open.pop(trace.trace_id.hex(), None)
+        deferred, trace.deferred = trace.deferred, []
+        for span, describe in deferred:
+            describe(span)
         waiting, trace.waiting = trace.waiting, []
         for span in waiting:
-            self._export(span)
+            self.export(span)
 
-    def ended(self, span: Span) -> None:
-        trace = span.trace
-        if trace.kept:
-            self._export(span)
-        elif len(trace.waiting) < MAX_WAITING:
-            trace.waiting.append(span)
-        self.released(trace)
-
-    def released(self, trace: Trace) -> None:
-        trace.open -= 1
-        if not trace.open and not trace.kept:
-            trace.waiting.clear()
-            self._open.pop(trace.trace_id, None)
+    def forget(self, trace: Trace) -> None:
+        """All of it here is over, and nothing failed."""
+        trace.waiting.clear()
+        trace.deferred.clear()
+        self._open.pop(trace.trace_id.hex(), None)
 
     def _trace(self, trace_id: bytes, recorded: bool) -> Trace:
         trace = Trace(self, trace_id, kept=recorded)
         if not recorded:
-            self._open[trace_id] = trace
+            self._open[trace_id.hex()] = trace
         return trace
 
-    def _export(self, span: Span) -> None:
+    def export(self, span: Span) -> None:
         for key, value in span.attributes.items():
             if isinstance(value, Secret):
                 span.attributes[key] = self.redactor.show(value, span.start)
@@ -248,6 +282,8 @@ class NullSpan:
 
     def child(self, name: str, now: float) -> NullSpan:
         return self
+
+    def describe(self, describe: Callable[[Span], None]) -> None: ...
 
     def set(self, key: str, value: Value) -> None: ...
 
@@ -283,6 +319,8 @@ class NullTracer:
 
     def resume(self, state: SpanState) -> NullSpan:
         return NULL_SPAN
+
+    def fell(self) -> None: ...
 
 
 AnyTracer = Tracer | NullTracer

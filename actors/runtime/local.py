@@ -347,6 +347,7 @@ class LocalRuntime:
 
     def _fell(self, cell: _Cell, error: Exception) -> None:
         log.error("actor %s failed: %s", cell.name, error, exc_info=error)
+        cell.tracer.fell()
         if cell.timer is not None:
             cell.timer.cancel()
         cell.timer = cell.timer_at = None

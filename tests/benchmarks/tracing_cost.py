@@ -111,7 +111,7 @@ def cost(figures: Figures) -> float:
     return figures.get("relay_cpu_ms_each", figures.get("relay_cpu_s_per_gib", 0.0))
 
 
-def compare(scale: Scale, repeats: int) -> dict[str, dict[str, list[float]]]:
+def compare(scale: Scale, repeats: int, only: str) -> dict[str, dict[str, list[float]]]:
     cache = relays.cache_dir()
     generator.build(cache)
     relay_cores, client_cores = procfs.cores()
@@ -134,7 +134,7 @@ def compare(scale: Scale, repeats: int) -> dict[str, dict[str, list[float]]]:
             stack.callback(running[name].stop)
         stack.enter_context(scraped(metrics_port))
         for repeat in range(repeats):
-            for workload in loads(scale):
+            for workload in [one for one in loads(scale) if one.name.startswith(only)]:
                 names = list(kinds)
                 turn = repeat % len(names)
                 for name in [*names[turn:], *names[:turn]]:
@@ -162,6 +162,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.tracing_cost")
     parser.add_argument("--quick", action="store_true", help="shows that it works, measures nothing")
     parser.add_argument("--repeats", type=int, default=0, help="default: 5")
+    parser.add_argument("--only", metavar="WORKLOAD", default="", help="those whose name begins so: circuits, push")
     parser.add_argument("--receiver", action="store_true", help=argparse.SUPPRESS)
     asked: Any = parser.parse_args()
     if asked.receiver:
@@ -169,7 +170,7 @@ def main() -> int:
         print(server.server_address[1], flush=True)
         server.serve_forever()
     scale = QUICK if asked.quick else FULL
-    print(table(compare(scale, asked.repeats or (1 if asked.quick else 5))))
+    print(table(compare(scale, asked.repeats or (1 if asked.quick else 5), asked.only)))
     return 0
 
 

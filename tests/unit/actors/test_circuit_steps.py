@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 
 from actors.circuit_steps import MAX_WATCHED, OTHER, failure_code
@@ -334,13 +332,14 @@ def test_a_hand_over_that_comes_to_nothing_leaves_the_trace_where_it_was() -> No
     collector.check("circuit")
 
 
-def test_a_forwarder_that_is_lost_leaves_no_open_trace() -> None:
-    collector = Collector(0.0, shared=False)
+@RATIOS
+def test_circuits_of_a_forwarder_that_fell_are_recorded(ratio: float) -> None:
+    collector = Collector(ratio, shared=False)
     relay, alice, bob = reserved(collector)
     relay.circuit(alice, bob)
-    collector.spans.clear()
-    relay.forwarder = relay.links = relay.relay_server = None  # type: ignore[assignment]
-    gc.collect()
+    relay.forwarder.steps.fell(relay.now + 1)
+    assert {"circuit", "hop.connect", "stop.connect", "splice"} <= set(collector.names)
+    assert collector.one("circuit").description == "forwarder_fell"
     assert collector.tracers["forwarder/0"].open_traces == 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import msgspec
 import pytest
 
@@ -192,9 +190,32 @@ def test_spans_of_an_actor_that_fell_are_not_remembered() -> None:
     one = Process(0.0)
     root = one.tracer.begin("circuit", 5.0)
     root.child("hop.connect", 5.0).end(6.0)
-    del root
-    gc.collect()
-    assert one.tracer.open_traces == 0
+    one.tracer.current = root.traceparent
+    one.tracer.fell()
+    assert (one.tracer.open_traces, one.tracer.current) == (0, "")
+    # What others had open goes on.
+    root.fail("lost")
+    root.end(7.0)
+    assert one.names == ["hop.connect", "circuit"]
+
+
+def test_what_is_told_later_is_told_when_it_is_needed() -> None:
+    told: list[str] = []
+    for ratio, fails, expected in ((1.0, False, 1), (0.0, True, 1), (0.0, False, 0)):
+        one = Process(ratio)
+        root = one.tracer.begin("circuit", 1.0)
+        root.describe(lambda span: (told.append(span.name), span.set("source", peer(ALICE)))[0])
+        if fails:
+            root.fail("lost")
+        root.end(2.0)
+        assert len(told) == expected == len(one.exported)
+        assert all(str(span.attributes["source"]).startswith("peer-") for span in one.exported)
+        told.clear()
+    one = Process(0.0)
+    root = one.tracer.begin("circuit", 1.0)
+    root.describe(lambda span: span.set("source", peer(ALICE)))
+    state = root.state()
+    assert state is not None and state.attributes == {"source": peer(ALICE)}
 
 
 def test_the_null_tracer_takes_everything() -> None:
