@@ -9,21 +9,33 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+import timeit
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from actors.admission_spans import AdmissionSpans
+from actors.circuit_steps import Asker, CircuitSteps, Steps
+from actors.ports.telemetry import RandomPool
+from protocol import messages
+from protocol.switching import Circuit
 from tests.benchmarks import generator, procfs, relays
 from tests.benchmarks.relays import IMPLEMENTATIONS, Implementation, Relay
 from tests.benchmarks.workloads import FULL, QUICK, Figures, Scale, Seat, Workload, _bulk, _bulk_load, _churn
+from tracing.otlp import export_plan, exporter_from
+from tracing.redaction import RedactionKey, Redactor
+from tracing.sampling import Sampler
+from tracing.tracer import AnyTracer, NullTracer, Span, Tracer
 
 #: Circuits of one measurement: /proc counts CPU time in hundredths of a second.
 CIRCUITS = 4000
@@ -144,6 +156,101 @@ def compare(scale: Scale, repeats: int, only: str) -> dict[str, dict[str, list[f
     return found
 
 
+class _Connection:
+    error = None
+    last_received = 1.0
+
+
+class _Session:
+    connection = _Connection()
+
+
+class _Stream:
+    session = _Session()
+
+
+class _Circuit:
+    """All that is asked of a circuit when it begins and ends."""
+
+    id, reason, bytes_to_target, bytes_to_source = 7, "finished", 5, 5
+    source = target = _Stream()
+
+
+class _Hop:
+    stream = _Stream()
+    steps: Steps | None = None
+
+
+def in_the_loop(tracer: AnyTracer) -> float:
+    """Microseconds of all that is told of one circuit, by forwarder and RelayServer, the least of nine rounds."""
+    steps, spans = CircuitSteps("forwarder/0", tracer), AdmissionSpans(tracer)
+    peer, circuit = os.urandom(38), cast(Circuit, _Circuit())
+    asked = messages.ConnectAsked(1, "forwarder/0", 5, peer, peer, "192.0.2.1")
+
+    def one() -> None:
+        hop = cast(Asker, _Hop())
+        steps.now = spans.now = 1.0
+        steps.asked(hop, peer, peer, "192.0.2.1")
+        tracer.current = steps.context(hop)
+        spans.asked(asked)
+        spans.admitted(asked, 7)
+        steps.admitted(hop, 7)
+        steps.stopping(hop)
+        steps.joined(hop, circuit)
+        spans.settled(7, failed=False)
+        steps.ended(circuit)
+
+    return min(timeit.repeat(one, number=5000, repeat=9)) / 5000 * 1e6
+
+
+def in_the_thread(port: int, batch: int) -> float:
+    """Microseconds of the exporter for the five spans of a circuit, in batches of so many spans."""
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+    os.environ.update(environ)
+    plan = export_plan(environ)
+    assert plan is not None
+    thread = exporter_from(plan, "0", "0")
+    spans: list[Span] = []
+    tracer = Tracer(Sampler(1.0), _redactor(), os.urandom, spans.append)
+    while len(spans) < batch:
+        root = tracer.begin("circuit", 1.0)
+        for name in ("hop.connect", "relay.admit", "stop.connect", "splice"):
+            span = root.child(name, 1.0)
+            span.set("descord.forwarder", "forwarder/0")
+            span.set("descord.status", "OK")
+            span.event("first byte", 1.0, to="target")
+            span.end(2.0)
+        root.end(2.0)
+    rounds = []
+    for _ in range(20):
+        began = time.thread_time()
+        thread._send_batch(spans[:batch])
+        rounds.append((time.thread_time() - began) / batch * 5e6)
+    assert not thread.failed
+    return statistics.median(rounds)
+
+
+def _redactor() -> Redactor:
+    return Redactor(RedactionKey(bytes(32), 0.0), 1e9)
+
+
+def steps_table() -> str:
+    """What is told of a circuit, without a relay around it: it shows what a busy machine hides."""
+
+    def forget(span: Span) -> None: ...
+
+    rows: list[tuple[str, AnyTracer]] = [("nothing exported (what is counted for metrics)", NullTracer())]
+    rows += [
+        (name, Tracer(Sampler(ratio), _redactor(), RandomPool().take, forget))
+        for name, ratio in (("not sampled", 0.0), ("sampled", 1.0))
+    ]
+    lines = [f"{name}: {in_the_loop(tracer):.1f} us in the loop" for name, tracer in rows]
+    with receiver(procfs.cores()[1]) as port:
+        for batch in (512, 50, 5):
+            lines.append(f"sampled: {in_the_thread(port, batch):.0f} us in the exporter, {batch} spans a batch")
+    return "\n".join(lines)
+
+
 def table(found: dict[str, dict[str, list[float]]]) -> str:
     lines = ["| relay CPU | nothing | 1% sampled | all sampled | metrics, read each second |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
@@ -163,12 +270,16 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="shows that it works, measures nothing")
     parser.add_argument("--repeats", type=int, default=0, help="default: 5")
     parser.add_argument("--only", metavar="WORKLOAD", default="", help="those whose name begins so: circuits, push")
+    parser.add_argument("--steps", action="store_true", help="the cost of what is told of a circuit, by itself")
     parser.add_argument("--receiver", action="store_true", help=argparse.SUPPRESS)
     asked: Any = parser.parse_args()
     if asked.receiver:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Sink)
         print(server.server_address[1], flush=True)
         server.serve_forever()
+    if asked.steps:
+        print(steps_table())
+        return 0
     scale = QUICK if asked.quick else FULL
     print(table(compare(scale, asked.repeats or (1 if asked.quick else 5), asked.only)))
     return 0
