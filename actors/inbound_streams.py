@@ -203,5 +203,5 @@ def deliver(stream: Stream, action: Callable[[], None]) -> RemoteProtocolError |
     except RemoteProtocolError as error:
         if not stream.closed:
             stream.session.reset(stream)
-        return error
+        return error.bare()
     return None

@@ -173,7 +173,7 @@ class Connection:
                 self._pending = b""
                 self._advance(bytes(self.arena.inbound_view[:end]))
         except RemoteProtocolError as error:
-            self._fail(error)
+            self._fail(error.bare())
 
     def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> None:
         """Any number of bytes, copied into the arena piece by piece."""
@@ -203,7 +203,7 @@ class Connection:
         if self.session.events:
             return self.session.events.popleft()
         if self.error is not None:
-            raise self.error
+            raise self.error.bare()
         return None
 
     # Bytes out.

@@ -21,3 +21,8 @@ class RemoteProtocolError(ProtocolError):
     def __init__(self, message: str, code: str = "malformed") -> None:
         super().__init__(message)
         self.code = code
+
+    def bare(self) -> RemoteProtocolError:
+        """The same without what led to it.  A machine that keeps an error keeps this one, and raises another each time:
+        a traceback holds every frame, with the machine and the bytes in it, until the garbage collector comes by."""
+        return RemoteProtocolError(str(self), self.code)

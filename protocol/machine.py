@@ -8,7 +8,7 @@ A machine owns one protocol on one stream or connection and does no I/O.  Whoeve
     stream.write(machine.data_to_send())
 
 What was good comes out before what was wrong: ``next_event`` gives the events first and then raises
-RemoteProtocolError, the same one every time, and the machine takes no more.  What belongs to the protocol that
+RemoteProtocolError, the same every time, and the machine takes no more.  What belongs to the protocol that
 follows on the same stream is given back by ``trailing_data``.  Time comes in as ``now`` and goes out as a deadline.
 """
 
@@ -49,7 +49,7 @@ class Machine(Generic[Event]):
         try:
             self._receive(data)
         except RemoteProtocolError as error:
-            self._error = error
+            self._error = error.bare()
 
     def receive_eof(self) -> None:
         """The peer finished its side."""
@@ -57,14 +57,14 @@ class Machine(Generic[Event]):
             try:
                 self._receive_eof()
             except RemoteProtocolError as error:
-                self._error = error
+                self._error = error.bare()
 
     def next_event(self) -> Event | None:
         """The next event; None when more bytes are needed.  Raises RemoteProtocolError, from then on always."""
         if self._events:
             return self._events.popleft()
         if self._error is not None:
-            raise self._error
+            raise self._error.bare()
         return None
 
     def data_to_send(self) -> bytes:

@@ -253,7 +253,7 @@ class Handshake:
     def next_event(self) -> HandshakeCompleted | None:
         event, self._event = self._event, None
         if event is None and self._error is not None:
-            raise self._error
+            raise self._error.bare()
         return event
 
     def data_to_send(self) -> bytes:
@@ -268,7 +268,7 @@ class Handshake:
         return data
 
     def _fail(self, error: RemoteProtocolError) -> None:
-        self._error = error
+        self._error = error.bare()
         self._steps = None
         self._pending.clear()
 

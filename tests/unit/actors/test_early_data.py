@@ -170,3 +170,26 @@ def test_an_end_that_comes_while_the_question_waits() -> None:
     server.handle(messages.ReservationEnded("forwarder/0", 7, b"peer"), 1000.1)
     sends = server.handle(messages.ForwarderReport("forwarder/0", 1, (), ()), 1000.2)
     assert server.reservations_in_all == 0 and not sends
+
+
+@pytest.mark.parametrize("ahead", [5_000, 70_000])
+def test_an_error_does_not_keep_what_led_to_it(ahead: int) -> None:
+    """A traceback that somebody keeps, be it in a frame that it leads to, keeps bytes and machine with it."""
+    relay = MemoryRelay()
+    alice, bob = pair(relay)
+    gc.collect()
+    gc.disable()
+    try:
+        view, _ = asked(alice, bob, b"x" * ahead)
+        relay.run()
+        assert view.reset
+        alice.streams.clear()
+        del view
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [type(one).__name__ for one in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not {"frame", "traceback", "HopStream", "HopServer", "RemoteProtocolError"} & set(left)

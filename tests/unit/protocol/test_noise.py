@@ -108,7 +108,7 @@ def test_a_flipped_bit_is_found(turn: int, bit: int) -> None:
     receiver.receive_data(bytes(100_000))
     with pytest.raises(RemoteProtocolError) as second:
         receiver.next_event()
-    assert first.value is second.value and receiver.trailing_data() == b"", "nothing is kept after an error"
+    assert str(first.value) == str(second.value) and receiver.trailing_data() == b"", "nothing is kept after an error"
 
 
 @pytest.mark.parametrize(
