@@ -251,9 +251,10 @@ def run(rounds: int, seed: int, pairs: int, folder: Path, log: Path | None = Non
     try:
         plan = [(actor, kind) for actor in ("relay_server", "forwarder") for kind in FAULT_KINDS] * rounds
         trial.random.shuffle(plan)
-        for actor, kind in plan:
-            names = sorted(name for name in trial.node.now["actors"] if name.startswith(actor))
-            trial.fault(trial.random.choice(names), kind)
+        with contextlib.suppress(KeyboardInterrupt):  # then it says what it has seen so far
+            for actor, kind in plan:
+                names = sorted(name for name in trial.node.now["actors"] if name.startswith(actor))
+                trial.fault(trial.random.choice(names), kind)
         return trial.results
     finally:
         trial.close()
