@@ -38,6 +38,8 @@ OPEN_LIMITS = {
     "max-reservations-per-group": "30000",
     "max-circuits": "30000",
     "max-circuits-per-peer": "30000",
+    "max-circuits-per-ip": "30000",
+    "max-circuits-per-pair": "30000",
     "rate-limits": "off",
 }
 
@@ -137,7 +139,8 @@ class Relay:
             self.stop()
             raise RuntimeError(f"the {implementation.name} relay is not ready: {line!r}\n{self.tail()}")
         self.address: str = next(one for one in ready["addresses"] if one.startswith("/ip4/127.0.0.1/"))
-        self.pids: tuple[int, ...] = tuple({self._process.pid, *ready.get("actors", {}).values()})
+        self.actors: dict[str, int] = ready.get("actors", {})
+        self.pids: tuple[int, ...] = tuple({self._process.pid, *self.actors.values()})
         # What else it prints must not fill the pipe and stop it.
         threading.Thread(target=self._discard, daemon=True).start()
 
