@@ -212,11 +212,11 @@ class CircuitForwarder:
         return self._adopting
 
     def connection_counts(self) -> dict[str, int]:
-        """Connections of each address."""
+        """Connections of each household (actors/reservations.py)."""
         return self._links.counts()
 
     def expect(self, counts: Mapping[str, int]) -> None:
-        """So many connections of each address will be adopted, and count already."""
+        """So many connections of each household will be adopted, and count already."""
         self._links.expect(counts)
 
     def retire(self) -> None:

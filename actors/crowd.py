@@ -2,7 +2,7 @@
 
 :class:`Crowd` counts those of one process.  Forwarders that share a port count together (actors/ports/shared_crowd.py):
 the kernel spreads an address's connections over them by chance, so that a share of the limit for each would refuse too
-early.
+early.  An address is whatever stands for one here: Links gives a household (actors/reservations.py).
 """
 
 from __future__ import annotations

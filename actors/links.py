@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from actors.crowd import Counted, Crowd
 from actors.deadlines import Deadlines
+from actors.reservations import household
 from protocol.connection import Connection, ConnectionLimits, State
 from protocol.errors import LocalProtocolError
 from protocol.identity import PeerId
@@ -130,12 +131,12 @@ class Links:
 
     def admit(self, address: str, now: float) -> str:
         """Whether a connection from ``address`` may be accepted: "" or the limit that forbids it."""
-        policy = self._policy
+        policy, home = self._policy, household(address)
         if self._crowd.count() >= policy.max_connections:
             reason = "max_connections"
-        elif self._crowd.of(address) >= policy.max_connections_per_ip:
+        elif self._crowd.of(home) >= policy.max_connections_per_ip:
             reason = "max_connections_per_ip"
-        elif policy.rate_limits and not self._crowd.may_come(address, now):
+        elif policy.rate_limits and not self._crowd.may_come(home, now):
             reason = "connection_rate_per_ip"
         else:
             return ""
@@ -153,7 +154,7 @@ class Links:
             limits=self._policy.connection,
         )
         link = self._add(connection, address, remote, local, now, relayed=relayed)
-        self._crowd.came(address)
+        self._crowd.came(household(address))
         return link
 
     def bridge(self, connection: Connection, beyond: Beyond | None, now: float) -> Link:
@@ -177,10 +178,11 @@ class Links:
     ) -> Link:
         """Take a peer's connection that another forwarder hands over: it was let in there.  ``looked_at``: when it is
         next seen whether it lives."""
-        if self._expected[address]:
-            self._forget_expected(address, 1)
+        home = household(address)
+        if self._expected[home]:
+            self._forget_expected(home, 1)
         link = self._add(connection, address, remote, local, looked_at, relayed=relayed)
-        self._crowd.came(address)
+        self._crowd.came(home)
         self.look_at(link, looked_at)
         return link
 
@@ -189,28 +191,31 @@ class Links:
         self._deadlines.set(link, when, lambda later: self._look_at(link, later))
 
     def counts(self) -> dict[str, int]:
-        """How many connections there are of each address, those that are expected too."""
-        return dict(Counter(link.address for link in self.table.values() if not link.bridge) + self._expected)
+        """How many connections there are of each household, those that are expected too."""
+        homes = Counter(household(link.address) for link in self.table.values() if not link.bridge)
+        return dict(homes + self._expected)
 
     def expect(self, counts: Mapping[str, int]) -> None:
-        """So many of each address will be handed over: they take their places already, unless both count together."""
+        """So many of each household will be handed over: they take their places already, unless both count
+        together."""
         if self._crowd.shared:
             return
-        self._expected.update(counts)
-        for address in Counter(counts).elements():
-            self._crowd.came(address)
+        for address, count in counts.items():
+            self._expected[home := household(address)] += count  # one of an older version counts addresses
+            for _ in range(count):
+                self._crowd.came(home)
 
     def expect_no_more(self) -> None:
         """What was expected and has not come will not come."""
-        for address, count in list(self._expected.items()):
-            self._forget_expected(address, count)
+        for home, count in list(self._expected.items()):
+            self._forget_expected(home, count)
 
-    def _forget_expected(self, address: str, count: int) -> None:
+    def _forget_expected(self, home: str, count: int) -> None:
         for _ in range(count):
-            self._crowd.left(address)
-        self._expected[address] -= count
-        if self._expected[address] <= 0:
-            del self._expected[address]
+            self._crowd.left(home)
+        self._expected[home] -= count
+        if self._expected[home] <= 0:
+            del self._expected[home]
 
     def remove(self, link: Link) -> bool:
         """Forget ``link``; False when it was forgotten before."""
@@ -218,7 +223,7 @@ class Links:
             return False
         self._deadlines.cancel(link)
         if not link.bridge:
-            self._crowd.left(link.address)
+            self._crowd.left(household(link.address))
         return True
 
     def _watch(self, link: Link, now: float) -> None:

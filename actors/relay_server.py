@@ -20,7 +20,7 @@ from actors.admission_spans import AdmissionSpans
 from actors.circuit_counts import LIMITS, CircuitCounts
 from actors.rate_limit import KeyedBuckets
 from actors.relay_handover import Handovers
-from actors.reservations import Reservation, Reservations, group_of, household, plain
+from actors.reservations import Reservation, Reservations, group_of, household
 from protocol import messages
 from protocol.relay_hop import Status
 from tracing.tracer import AnyTracer
@@ -385,7 +385,7 @@ class RelayServer:
         each of them is given a bucket.  What is refused costs neither."""
         if not self.policy.rate_limits:
             return None
-        keys = (plain(address), peer)
+        keys = (household(address), peer)
         for rate, key in zip(rates, keys, strict=True):
             wait = rate.buckets.wait(key, now)
             if wait > 0:

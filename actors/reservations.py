@@ -1,10 +1,10 @@
 """Who holds a slot to be reached through this relay: the policy of reservations, and nothing else.
 
-Limits in all, per IP address and per group of addresses that one owner is likely to have: without them whoever has a
-machine with a network block has every slot.  A peer that reserves again refreshes; it keeps one slot, on the
-connection that it used last.  When that connection ends, the one that it used before takes over, if it still lives:
-so the table depends on what connections hold, not on the order in which that became known.  Meanwhile a peer counts
-at each address from which it holds one: a limit of one address is never exceeded by moving away and back.
+Limits in all, per household (an IPv4 address or an IPv6 /64) and per group of addresses that one owner is likely to
+have: without them whoever has a machine with a network block has every slot.  A peer that reserves again refreshes; it
+keeps one slot, on the connection that it used last.  When that connection ends, the one that it used before takes over,
+if it still lives: so the table depends on what connections hold, not on the order in which that became known.
+Meanwhile a peer counts at each household from which it holds one: a limit is never exceeded by moving away and back.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Reservations:
         """Why ``peer`` may not reserve from ``address`` now; None: it may."""
         self.expire(now)
         in_all = len(self._table) - (peer in self._table)  # a refresh frees the slot that it takes
-        on_address = self._addresses.others(peer, plain(address))
+        on_address = self._addresses.others(peer, household(address))
         in_group = self._groups.others(peer, self._group(address))
         max_all, max_per_ip, max_per_group = self.limits
         if in_all >= max_all:
@@ -209,7 +209,7 @@ class Reservations:
 
     def _count(self, reservation: Reservation, step: int) -> None:
         self._held += step
-        self._addresses.count(reservation.peer, plain(reservation.address), step)
+        self._addresses.count(reservation.peer, household(reservation.address), step)
         self._groups.count(reservation.peer, self._group(reservation.address), step)
 
     def _wait(self, now: float) -> int:

@@ -11,6 +11,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from actors.reservations import household
+
 if TYPE_CHECKING:
     from actors.ports.endpoint import Endpoint
 
@@ -96,5 +98,5 @@ def worst(endpoints: Iterable[Endpoint]) -> Endpoint:
     waiting = [(endpoint, endpoint.backlog.size) for endpoint in endpoints if endpoint.backlog is not None]
     left: Counter[str] = Counter()
     for endpoint, size in waiting:
-        left[endpoint.link.address] += size
-    return max(waiting, key=lambda entry: (left[entry[0].link.address], entry[1]))[0]
+        left[household(endpoint.link.address)] += size
+    return max(waiting, key=lambda entry: (left[household(entry[0].link.address)], entry[1]))[0]

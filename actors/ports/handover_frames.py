@@ -41,7 +41,7 @@ class Refused(_Frame, frozen=True):
 class Begin(_Frame, frozen=True):
     """``listening``: what each listening socket was asked for, in the order of the descriptors.  ``static``: the
     private Noise key that handshakes under way need.  ``clock``: Unix time less the monotonic clock, as the old process
-    has it.  ``counts``: connections of each address.  ``addresses``: what peers were told.  ``keeper``: the process
+    has it.  ``counts``: connections of each household.  ``addresses``: what peers were told.  ``keeper``: the process
     that whoever started the node knows it by."""
 
     listening: tuple[str, ...]

@@ -225,6 +225,25 @@ def test_limits_of_connections() -> None:
     assert relay.forwarder.refusals == {"max_connections": 1, "max_connections_per_ip": 1}
 
 
+def test_a_host_with_many_addresses_is_one_where_connections_are_counted() -> None:
+    policy = ForwarderPolicy(max_connections_per_ip=2, connection_rate_per_ip=16.0)
+    relay = MemoryRelay(forwarder_policy=policy)
+    peers = [MemoryPeer(name) for name in ("alice", "bob", "carol")]
+    relay.attach(peers[0], "2001:db8::1")
+    relay.attach(peers[1], "2001:db8::2")
+    assert relay.forwarder.admit("2001:db8::3", relay.now) == "max_connections_per_ip"
+    assert relay.forwarder.connection_counts() == {"2001:db8::/64": 2}
+    relay.attach(peers[2], "2001:db8:0:1::1")
+    for peer in peers:
+        relay.detach(peer)
+    assert not relay.forwarder.connection_counts()
+    assert [relay.forwarder.admit(f"2001:db8::{number:x}", relay.now) for number in range(3)] == [
+        "",
+        "",
+        "connection_rate_per_ip",
+    ]
+
+
 def test_good_bye_is_said_to_everybody() -> None:
     relay = MemoryRelay()
     peers = attached(relay, "alice", "bob")

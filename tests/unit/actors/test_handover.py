@@ -15,6 +15,7 @@ from actors import handover
 from actors.handover_state import GroupState, JoinedState
 from actors.links import ForwarderPolicy
 from actors.relay_server import RelayServerPolicy
+from actors.reservations import household
 from protocol import identify, messages, perf, ping, relay_hop
 from protocol.connection import ConnectionLimits
 from protocol.errors import LocalProtocolError
@@ -286,25 +287,29 @@ def test_an_idle_connection_is_closed_when_it_would_have_been() -> None:
     assert closed_after(True) == closed_after(False)
 
 
-def test_limits_hold_while_connections_are_on_their_way() -> None:
+@pytest.mark.parametrize("addresses", [("192.0.2.7", "192.0.2.7"), ("2001:db8::1", "2001:db8::2")])
+def test_limits_hold_while_connections_are_on_their_way(addresses: tuple[str, str]) -> None:
     policy = ForwarderPolicy(rate_limits=False, max_connections_per_ip=2, max_connections=4)
     relay = MovingRelay(forwarder_policy=policy)
-    alice, bob = attached(relay, "alice", "bob")
+    alice, bob = MemoryPeer("alice"), MemoryPeer("bob")
+    for peer, address in zip((alice, bob), addresses, strict=True):
+        relay.attach(peer, address)
+    home = household(addresses[0])
     old, new = relay.forwarder, relay.successor("forwarder/0.1")
     new._links.expect(old._links.counts())
-    assert new.admit("192.0.2.7", relay.now) == "max_connections_per_ip"
+    assert new.admit(addresses[0], relay.now) == "max_connections_per_ip"
     for address in ("192.0.2.8", "192.0.2.9"):
         assert new.admit(address, relay.now) == ""
         new.accept(address, b"", b"", relay.now)
     assert new.admit("192.0.2.9", relay.now) == "max_connections"
     first, second = handover.groups(old)
     relay.move(old, new, first)
-    assert new.admit("192.0.2.7", relay.now) == "max_connections"
-    assert new._links.counts() == {"192.0.2.7": 2, "192.0.2.8": 1, "192.0.2.9": 1}
+    assert new.admit(addresses[0], relay.now) == "max_connections"
+    assert new._links.counts() == {home: 2, "192.0.2.8": 1, "192.0.2.9": 1}
     old.lost(second[0], "gone on the way")
     new.adopted(old.name)
-    assert new.admit("192.0.2.7", relay.now) == ""
-    assert new._links.counts() == {"192.0.2.7": 1, "192.0.2.8": 1, "192.0.2.9": 1}
+    assert new.admit(addresses[0], relay.now) == ""
+    assert new._links.counts() == {home: 1, "192.0.2.8": 1, "192.0.2.9": 1}
     assert {alice.ready, bob.ready} == {True}
 
 

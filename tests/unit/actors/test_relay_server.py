@@ -232,6 +232,21 @@ def test_one_address_cannot_use_up_what_a_peer_may_ask_elsewhere() -> None:
     assert isinstance(reserve(relay, "b", address="203.0.113.1"), m.ReserveGranted)
 
 
+@pytest.mark.parametrize("setting", ["reserve_rate_per_ip", "connect_rate_per_ip"])
+def test_a_host_with_many_addresses_has_one_rate(setting: str) -> None:
+    relay = started(rate_limits=True, **{setting: 4.0})
+    reserve(relay, "bob", address="192.0.2.1")
+    answers = []
+    for number in range(3):
+        address = f"2001:db8::{number:x}"
+        if setting == "reserve_rate_per_ip":
+            answers.append(reserve(relay, f"peer {number}", address=address))
+        else:
+            answers.append(connect(relay, f"peer {number}", "bob", address=address))
+    assert [isinstance(answer, m.ReserveGranted | m.ConnectAdmitted) for answer in answers] == [True, False, False]
+    assert f"({setting})" in refusal(answers[-1])[1]
+
+
 def test_a_rate_of_nothing_refuses_and_goes_on() -> None:
     relay = started(rate_limits=True, reserve_rate_per_peer=0.0)
     reserve(relay, "a")

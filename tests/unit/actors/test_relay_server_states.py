@@ -21,8 +21,8 @@ from protocol.relay_hop import Status
 
 FORWARDERS = ("forwarder/0", "forwarder/1")
 PEERS = tuple(f"peer {n}".encode() for n in range(5))
-#: Two of one /24, one of another network, and the first again as an IPv6 socket writes it.
-ADDRESSES = ("192.0.2.1", "192.0.2.2", "203.0.113.1", "::ffff:192.0.2.1", "2001:db8::1")
+#: Two of one /24, one of another network, and the first again as an IPv6 socket writes it; two of one /64, and another.
+ADDRESSES = ("192.0.2.1", "192.0.2.2", "203.0.113.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "2001:db8:1::1")
 
 POLICY = RelayServerPolicy(
     max_reservations=4,
@@ -88,14 +88,15 @@ class RelayServerStates(RuleBasedStateMachine):
     def places(self) -> set[tuple[bytes, str]]:
         """Peers and the addresses from which they hold a reservation."""
         live = [self.connections[name][number] for (name, number), until in self.reserved.items() if until > self.now]
-        return {(peer, address.removeprefix("::ffff:")) for peer, address in live}
+        return set(live)
 
     def may_reserve(self, peer: bytes, address: str) -> bool:
-        address, others = address.removeprefix("::ffff:"), {place for place in self.places() if place[0] != peer}
+        others = {place for place in self.places() if place[0] != peer}
+        homes = [home for _, home in {(other, household(at)) for other, at in others}]
         groups = [group for _, group in {(other, group_of(at)) for other, at in others}]
         return (
             len({other for other, _ in others}) < POLICY.max_reservations
-            and [at for _, at in others].count(address) < POLICY.max_reservations_per_ip
+            and homes.count(household(address)) < POLICY.max_reservations_per_ip
             and groups.count(group_of(address)) < POLICY.max_reservations_per_group
         )
 
@@ -257,7 +258,9 @@ class RelayServerStates(RuleBasedStateMachine):
         reservations.expire(self.now)
         places = self.places()
         assert server.reservations_in_all == len({peer for peer, _ in places})
-        assert reservations._addresses.peers == Counter(address for _, address in places)
+        assert reservations._addresses.peers == Counter(
+            home for _, home in {(peer, household(address)) for peer, address in places}
+        )
         assert reservations._groups.peers == Counter(
             group for _, group in {(peer, group_of(address)) for peer, address in places}
         )

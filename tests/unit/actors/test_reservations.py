@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.reservations import Reservation, Reservations, group_of
+from actors.reservations import Reservation, Reservations, group_of, household
 
 
 def held(peer: str, connection: int = 1, address: str = "192.0.2.1", until: float = 100.0) -> Reservation:
@@ -44,6 +44,31 @@ def test_each_limit_refuses_by_its_name_and_value() -> None:
 
 def test_an_address_is_counted_once_however_it_is_written() -> None:
     assert table(held("a", address="::ffff:192.0.2.1"), per_ip=1).refused(b"b", "192.0.2.1", 0.0) is not None
+
+
+def test_addresses_of_one_household_are_one_where_limits_are_counted() -> None:
+    """Every host with IPv6 has as many addresses as it likes, all of one /64."""
+    reserved = table(held("a", address="2001:db8::1"), per_ip=1)
+    refused = reserved.refused(b"b", "2001:db8::2", 0.0)
+    assert refused is not None and refused.setting == "max_reservations_per_ip"
+    assert reserved.refused(b"a", "2001:db8::2", 0.0) is None, "it refreshes from another of its addresses"
+    assert reserved.refused(b"b", "2001:db8:0:1::1", 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "home"),
+    [
+        ("192.0.2.77", "192.0.2.77"),
+        ("::ffff:192.0.2.77", "192.0.2.77"),
+        ("2001:db8:0:12ff::1", "2001:db8:0:12ff::/64"),
+        ("2001:db8:0:12ff::/64", "2001:db8:0:12ff::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("not an address", "not an address"),
+    ],
+)
+def test_whom_an_address_stands_for(address: str, home: str) -> None:
+    assert household(address) == home
 
 
 def test_a_lookup_of_networks_replaces_the_groups() -> None:
