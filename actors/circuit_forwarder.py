@@ -65,6 +65,7 @@ PUSHES_PER_SECOND: Final = 250
 
 class CircuitForwarder:
     """See the module.  ``randomness(n)``: n random bytes.  ``addresses``: ours, binary multiaddrs without /p2p.
+    ``wall``: from a time as we have it to what clocks show then (actors/ports/clock.py).
     ``host``, ``bridges``: where it runs, and where its fellow forwarders reach it (messages.ForwarderReport).
     ``crowd``: counts its connections, together with those of others if they share their limits.
 
@@ -84,6 +85,7 @@ class CircuitForwarder:
         *,
         pid: int = 0,
         now: float = 0.0,
+        wall: Callable[[float], float] = lambda when: when,
         addresses: Sequence[bytes] = (),
         relay_server: str = "relay_server",
         arena: Arena | None = None,
@@ -122,7 +124,7 @@ class CircuitForwarder:
         }
         if policy.serve_perf:
             self._served[perf.PROTOCOL] = lambda stream: PerfAnswer(stream, self._produces)
-        self._description = SelfDescription(static.identity, self._served)
+        self._description = SelfDescription(static.identity, self._served, wall)
         self._description.set_addresses(addresses, now)
         self._bridges = Bridges(
             policy,
@@ -147,6 +149,7 @@ class CircuitForwarder:
             self._tell,
             self.steps,
             self._expire_stream_at,
+            wall,
         )
         self.circuits = self._setup.circuits
         self._adopting = adopting

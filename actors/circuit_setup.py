@@ -36,7 +36,8 @@ class CircuitSetup:
     ``links``: its connections by number.  ``tell``: takes what RelayServer is to hear.  ``asked``: requests that it has
     not answered, by their number.  ``opening``: circuits whose target has not answered, ``circuits``: those that stand,
     both by the number that RelayServer gave.  ``steps``: is told each step that a request takes.  ``moves``:
-    connections that the host is to send to their targets' forwarders.
+    connections that the host is to send to their targets' forwarders.  ``wall``: from a time as we have it to what
+    clocks show then.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class CircuitSetup:
         "_steps",
         "_switch",
         "_tell",
+        "_wall",
         "asked",
         "bridged_bytes",
         "circuits",
@@ -75,6 +77,7 @@ class CircuitSetup:
         tell: Callable[[messages.RelayServerMessage, str], None],
         steps: CircuitSteps,
         expire_at: Callable[[Stream, float], None],
+        wall: Callable[[float], float],
     ) -> None:
         self.asked: dict[int, HopStream] = {}
         self.opening: dict[int, Admission] = {}
@@ -91,6 +94,7 @@ class CircuitSetup:
         self._tell = tell
         self._expire_at = expire_at
         self._steps = steps
+        self._wall = wall
         self._next_request = 1
         # Bridges that are being connected: their admission, and the token to show.
         self._crossing: dict[int, tuple[Admission, bytes]] = {}
@@ -176,7 +180,7 @@ class CircuitSetup:
         hop = self._take_asked(granted.request_id)
         if hop is None:
             return
-        expires_at = int(granted.expires_at)
+        expires_at = int(self._wall(granted.expires_at))
         hop.grant(
             expires_at,
             self._description.reservation_addresses(link.local),

@@ -22,8 +22,9 @@ from actors.logs import configure_logging
 from actors.node_base import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE, NodeBase
 from actors.policies import forwarder_policy, host_policy, relay_server_policy, restart_policy
 from actors.ports.addresses import BindError, bind_all
+from actors.ports.clock import steady_clock, told_by
 from actors.ports.handover import Departure, HandoverRefused
-from actors.ports.host import Host, random_bytes, wall_clock
+from actors.ports.host import Host, random_bytes
 from actors.ports.storage import IdentityError, load_or_create_identity
 from actors.ports.telemetry import FLUSH, Telemetry, log_scrubber, telemetry_config
 from actors.relay_server import REPORT_WAIT, RelayServer
@@ -80,7 +81,7 @@ class Node(NodeBase):
         self._forwarder: CircuitForwarder | None = None
         self._metrics: NodeMetrics | None = None
         self.runtime = LocalRuntime(
-            clock=wall_clock(),
+            clock=steady_clock(),
             on_fatal=self.failed,
             mailbox_capacity=settings.mailbox_capacity,
             restarts=restart_policy(settings),
@@ -256,6 +257,7 @@ class Node(NodeBase):
             random_bytes,
             pid=os.getpid(),
             now=self.runtime.now(),
+            wall=told_by(self.runtime.now),
             addresses=self._former.addresses if self._adopting and self._former is not None else self._own_addresses,
             relay_server=RELAY_SERVER,
             tracer=self.telemetry.tracer,

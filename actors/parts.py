@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from actors.circuit_forwarder import CircuitForwarder
 from actors.policies import forwarder_policy, host_policy, relay_server_policy
 from actors.ports import bridge_sockets, move_sockets
+from actors.ports.clock import told_by
 from actors.ports.host import Host, random_bytes
 from actors.ports.process_watch import ProcessWatch
 from actors.ports.shared_crowd import CrowdFile, SharedCrowd
@@ -101,6 +102,7 @@ def forwarder(
             random_bytes,
             pid=os.getpid(),
             now=surroundings.now(),
+            wall=told_by(surroundings.now),
             addresses=place.addresses,
             relay_server=RELAY_SERVER,
             host=here.name,

@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +24,7 @@ from actors.node_base import EXIT_FAILED, EXIT_SETTINGS, NodeBase
 from actors.parts import FORWARDERS, RELAY_SERVER, Keys, Place, region
 from actors.policies import restart_policy
 from actors.ports.addresses import bind_all
+from actors.ports.clock import steady_clock
 from actors.ports.host import random_bytes
 from actors.ports.shared_crowd import CrowdFile
 from actors.ports.storage import load_or_create_identity
@@ -32,7 +32,6 @@ from actors.ports.telemetry import TelemetryConfig
 from actors.runtime.local import ActorFailed
 from actors.runtime.ray import RayFailed, RayMissing, RayRuntime, RaySession, check_installed
 from actors.runtime.spec import ActorSpec
-from actors.runtime.worker import clock_from
 from actors.settings import Settings
 from protocol import messages
 from protocol.identity import Identity
@@ -121,7 +120,7 @@ class RayNode(NodeBase):
             tuple(self._bound), tuple(self._own_addresses), (await session.hosts())[0], str(folder), self._crowd
         )
         runtime = self._runtime = RayRuntime(
-            clock_from(time.time() - time.monotonic()),
+            steady_clock(),
             self.failed,
             mailbox_capacity=settings.mailbox_capacity,
             restarts=restart_policy(settings),

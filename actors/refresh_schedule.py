@@ -22,7 +22,7 @@ class RefreshPolicy:
 
 
 class RefreshSchedule:
-    """``due``: when to ask next, Unix seconds; 0 at first: at once."""
+    """``due``: when to ask next, by the clock that ``now`` is of; 0 at first: at once."""
 
     __slots__ = ("_failures", "_policy", "due")
 
@@ -32,7 +32,7 @@ class RefreshSchedule:
         self.due = 0.0
 
     def granted(self, expires_at: float, now: float) -> None:
-        """The relay granted a reservation until ``expires_at``."""
+        """The relay granted a reservation until ``expires_at``, by our clock."""
         self._failures = 0
         self.due = now + max(expires_at - now, self._policy.least_life) * self._policy.refresh_at
 

@@ -5,7 +5,7 @@ Source: https://github.com/libp2p/specs/blob/master/identify/README.md; relay/ci
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from actors.client_streams import Proposal
@@ -22,14 +22,18 @@ PROTOCOL_VERSION: Final = "descord/0.1.0"
 
 
 class SelfDescription:
-    """``addresses``: ours, binary multiaddrs without /p2p.  ``served``: the protocols that we answer."""
+    """``addresses``: ours, binary multiaddrs without /p2p.  ``served``: the protocols that we answer.
+    ``wall``: from a time as we have it to what clocks show then."""
 
-    __slots__ = ("_identity", "_peer_record", "_public_key", "_sequence", "_served", "addresses")
+    __slots__ = ("_identity", "_peer_record", "_public_key", "_sequence", "_served", "_wall", "addresses")
 
-    def __init__(self, identity: Identity, served: Mapping[str, Any]) -> None:
+    def __init__(
+        self, identity: Identity, served: Mapping[str, Any], wall: Callable[[float], float] = lambda when: when
+    ) -> None:
         self._identity = identity
         self._public_key = identity.public_key.encode()
         self._served = served
+        self._wall = wall
         self._sequence = 0
         self._peer_record = b""
         self.addresses: tuple[bytes, ...] = ()
@@ -40,7 +44,7 @@ class SelfDescription:
         if self._sequence and tuple(addresses) == self.addresses:
             return False
         self.addresses = tuple(addresses)
-        self._sequence = max(self._sequence + 1, int(now))
+        self._sequence = max(self._sequence + 1, int(self._wall(now)))
         self._peer_record = seal_peer_record(self._identity, self._sequence, self.addresses)
         return True
 

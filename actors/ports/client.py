@@ -29,6 +29,7 @@ from actors.circuit_client import CircuitClient, ClientPolicy
 from actors.client_streams import ByteStream
 from actors.dial_address import DialAddress, DialAddressError, parse_dial_address
 from actors.peer_link import PeerLink, Refusal
+from actors.ports.clock import steady_clock
 from actors.ports.connections import (
     AddressError,
     ClientError,
@@ -39,7 +40,7 @@ from actors.ports.connections import (
     StreamError,
 )
 from actors.ports.held_reservation import Reservation
-from actors.ports.host import random_bytes, wall_clock
+from actors.ports.host import random_bytes
 from actors.ports.resolver import ResolveError, Resolver
 from actors.refresh_schedule import RefreshPolicy, RefreshSchedule
 from protocol.addresses import encode_tcp
@@ -87,7 +88,7 @@ class Client:
         accepted: Callable[[PeerConnection], None] = lambda _: None,
     ) -> None:
         self.peer_id = identity.peer_id
-        self.now = wall_clock()
+        self.now = steady_clock()
         self.core = CircuitClient(
             policy or ClientPolicy(),
             StaticKey(identity, random_bytes(32)),

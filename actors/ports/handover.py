@@ -126,7 +126,7 @@ def objection(old: Hello, new: Hello) -> str:
 
 
 def clock_offset(now: Callable[[], float]) -> float:
-    """Unix time less the monotonic clock, which all processes of a host share."""
+    """Our clock less the monotonic one, which all processes of a host share."""
     return now() - time.monotonic()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from multiaddr import Multiaddr
 
 from actors.dial_address import DialAddress
+from actors.ports.clock import ahead
 from actors.ports.connections import ClientError, PeerConnection, RelayRefused
 from actors.refresh_schedule import RefreshSchedule
 from protocol.identity import PeerId
@@ -56,7 +57,7 @@ class Reservation:
         connection = self._connection
         granted = await self._client.ask_reservation(connection)
         now = self._client.now()
-        self._schedule.granted(granted.expires_at, now)
+        self._schedule.granted(granted.expires_at - ahead(self._client.now), now)
         self.relay = connection.peer
         self.expires_at, self.limit = granted.expires_at, granted.limit
         self.reached_at = tuple(address + _P2P_CIRCUIT for address in granted.addrs)

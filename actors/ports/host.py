@@ -22,7 +22,6 @@ import os
 import resource
 import socket
 import struct
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -452,12 +451,6 @@ class Host:
         endpoint.sock.close()
         if self._empty is not None and not self._endpoints:
             self._empty.set()
-
-
-def wall_clock() -> Callable[[], float]:
-    """Seconds since the epoch that never go back: the wall clock read once, a monotonic one from there."""
-    anchor = time.time() - time.monotonic()
-    return lambda: anchor + time.monotonic()
 
 
 def random_bytes(size: int) -> bytes:

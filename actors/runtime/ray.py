@@ -19,13 +19,13 @@ import os
 import secrets
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from actors.actor import Actor
+from actors.ports.clock import uptime
 from actors.runtime.directory import News, State
 from actors.runtime.fleet import Fleet, FleetPolicy
 from actors.runtime.janitor import MARK
@@ -278,7 +278,7 @@ class RayRuntime:
             FleetPolicy(heartbeat_interval, heartbeat_timeout, mailbox_capacity, spares),
             restarts,
             clock,
-            clock() - time.monotonic(),
+            clock() - uptime(),
             on_fatal,
         )
 

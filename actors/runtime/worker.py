@@ -16,13 +16,13 @@ import logging
 import os
 import socket
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from actors.ports import clock
 from actors.runtime.directory import News
 from actors.runtime.heap import settle_heap
 from actors.runtime.outlet import Call
@@ -44,8 +44,8 @@ LOG_LINES: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a worker is to run.  ``anchor``: Unix time less the monotonic clock of ``machine``, so that all processes
-    there have one clock even if somebody sets the system's.  ``host``: where the worker is."""
+    """What a worker is to run.  ``anchor``: of the clock of ``machine`` (actors/ports/clock.py), so that all processes
+    there have one even if somebody sets the system's.  ``host``: where the worker is."""
 
     name: str
     incarnation: int
@@ -94,11 +94,6 @@ def this_machine() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return socket.gethostname()
-
-
-def clock_from(anchor: float) -> Callable[[], float]:
-    """Unix time that never goes back, from the monotonic clock."""
-    return lambda: anchor + time.monotonic()
 
 
 class Worker:
@@ -216,9 +211,9 @@ class _Role:
         self.failure: str | None = None
         self.told = False
         self._speak = speak
-        anchor = order.anchor if order.machine == this_machine() else time.time() - time.monotonic()
+        anchor = order.anchor if order.machine == this_machine() else clock.anchor()
         self.station = Station(
-            clock_from(anchor),
+            clock.steady_clock(anchor),
             self._fatal,
             call,
             mailbox_capacity=order.mailbox_capacity,

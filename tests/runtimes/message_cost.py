@@ -13,7 +13,7 @@ import time
 import uvloop
 
 from actors.actor import Send
-from actors.ports.host import wall_clock
+from actors.ports.clock import steady_clock
 from actors.runtime.local import LocalRuntime
 from protocol.messages import ReserveAsked
 
@@ -45,7 +45,7 @@ class Player:
 async def measure() -> tuple[float, float]:
     """Microseconds of CPU for a message, and for a wake that changes nothing."""
     over = asyncio.Event()
-    runtime = LocalRuntime(clock=wall_clock(), on_fatal=print)
+    runtime = LocalRuntime(clock=steady_clock(), on_fatal=print)
     runtime.add("one", lambda: Player("other", over))
     runtime.add("other", lambda: Player("one", over))
     await runtime.start()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from actors.actor import Send
-from actors.ports.host import wall_clock
+from actors.ports.clock import steady_clock
 from actors.runtime.spec import ActorSpec, Surroundings
 from protocol import messages as m
 
@@ -145,7 +145,7 @@ class Stage:
     def __init__(self, make: Callable[..., Any], **options: Any) -> None:
         self.fatal: asyncio.Queue[Exception] = asyncio.Queue()
         self.inbox = Inbox()
-        self.runtime = make(clock=wall_clock(), on_fatal=self.fatal.put_nowait, **options)
+        self.runtime = make(clock=steady_clock(), on_fatal=self.fatal.put_nowait, **options)
         self.runtime.add("inbox", lambda: self.inbox)
 
     def say(self, receiver: str, message: m.Message, **options: Any) -> None:

@@ -293,3 +293,12 @@ async def test_another_peer_than_the_one_that_was_asked_for(relay: str) -> None:
     async with client() as alice:
         with pytest.raises(DialError, match="expected peer"):
             await alice.connect(f"{relay.split('/p2p/')[0]}/p2p/{other}")
+
+
+async def test_a_reservation_is_refreshed_in_time_by_a_client_whose_clock_was_set(relay: str) -> None:
+    """It started in 1970, and the time came later: what the relay says is of today."""
+    async with client() as bob:
+        real = bob.now
+        bob.now = lambda: real() - 1_500_000_000.0
+        reservation = await bob.reserve(relay)
+        assert 0 < reservation._schedule.due - bob.now() < 3600

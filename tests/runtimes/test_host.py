@@ -12,8 +12,9 @@ import uvloop
 
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import ForwarderPolicy, Link
+from actors.ports.clock import steady_clock
 from actors.ports.endpoint import HostPolicy
-from actors.ports.host import Host, random_bytes, wall_clock
+from actors.ports.host import Host, random_bytes
 from protocol.identity import Identity
 from protocol.noise import StaticKey
 from tests.support.peers import seeded
@@ -51,7 +52,7 @@ def test_a_reset_right_behind_data_is_noticed(loop: str, last_words: bytes) -> N
 
     async def scenario() -> None:
         forwarder = Watched()
-        host = Host(HostPolicy(), post=lambda send: None, wake=lambda: None, now=wall_clock())
+        host = Host(HostPolicy(), post=lambda send: None, wake=lambda: None, now=steady_clock())
         host.attach(forwarder)
         _, port = host.listen("127.0.0.1", 0)
         client = socket.create_connection(("127.0.0.1", port))

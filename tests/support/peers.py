@@ -223,6 +223,7 @@ class MemoryRelay:
         *,
         piece: int = 0,
         tracer: Callable[[str], AnyTracer] | None = None,
+        wall: Callable[[float], float] = lambda when: when,
     ) -> None:
         self.now = START
         #: Of each actor, as if it were a process of its own.
@@ -236,6 +237,7 @@ class MemoryRelay:
             forwarder_policy or ForwarderPolicy(rate_limits=False, max_connections_per_ip=10_000),
             StaticKey(self.identity, seeded("relay static")),
             self._random,
+            wall=wall,
             addresses=[bytes.fromhex("04010203040610e1")],
             tracer=self.tracers["forwarder/0"],
         )

@@ -18,8 +18,9 @@ from actors.actor import Send
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import ForwarderPolicy
 from actors.ports import bridge_sockets, move_sockets
+from actors.ports.clock import steady_clock
 from actors.ports.endpoint import HostPolicy
-from actors.ports.host import Host, random_bytes, wall_clock
+from actors.ports.host import Host, random_bytes
 from actors.relay_server import RelayServer, RelayServerPolicy
 from actors.runtime.local import LocalRuntime
 from protocol.identity import Identity
@@ -32,7 +33,7 @@ async def main(folder: Path, kind: str) -> None:
     identity = Identity.from_seed(os.urandom(32))
     static = StaticKey(identity, os.urandom(32))
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    runtime = LocalRuntime(clock=wall_clock(), on_fatal=ended.set_exception)
+    runtime = LocalRuntime(clock=steady_clock(), on_fatal=ended.set_exception)
     policy = ForwarderPolicy(rate_limits=False, max_connections_per_ip=100_000)
     hosts: list[Host] = []
     ports: list[int] = []

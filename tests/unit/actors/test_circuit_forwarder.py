@@ -55,6 +55,33 @@ def test_a_reservation_has_addresses_and_a_voucher() -> None:
     assert (voucher.relay, voucher.peer, voucher.expires_at) == (relay.peer_id, bob.peer_id, granted.expires_at)
 
 
+def test_peers_are_told_times_as_clocks_show_them_by_now() -> None:
+    """The system's clock was set a day ahead after the relay had started, and then back by an hour."""
+    day = 86_400.0
+    relay = MemoryRelay(wall=lambda when: when + day)
+    (bob,) = attached(relay, "bob")
+    granted = relay.reserve(bob)
+    assert isinstance(granted, ReservationGranted) and granted.expires_at == int(START + day + 3600)
+    assert open_voucher(granted.voucher).expires_at == granted.expires_at
+    assert relay.links[bob].reserved_until == START + 3600, "it holds as long as it was granted for"
+    relay.forwarder.set_addresses([bytes.fromhex("04010203060610e1")], relay.now)
+    first = sequence(bob, relay)
+    assert first == int(START + day)
+    day -= 3600.0
+    relay.forwarder.set_addresses([bytes.fromhex("04010203050610e1")], relay.now)
+    assert sequence(bob, relay) == first + 1, "a newer record has a greater number, whatever happened to the clock"
+    day += 7200.0
+    relay.forwarder.set_addresses([bytes.fromhex("04010203040610e1")], relay.now)
+    assert sequence(bob, relay) == int(START + day)
+
+
+def sequence(peer: MemoryPeer, relay: MemoryRelay) -> int:
+    """Of the record that the relay shows to ``peer`` now."""
+    view = peer.open(identify.PROTOCOL)
+    relay.run()
+    return open_peer_record(identified(view).signed_peer_record).sequence
+
+
 @pytest.mark.parametrize(
     ("target", "status", "word"),
     [("nobody", Status.NO_RESERVATION, "no reservation"), ("alice", Status.PERMISSION_DENIED, "itself")],
