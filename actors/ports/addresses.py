@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import ifaddr
 from multiaddr import Multiaddr
@@ -14,6 +16,9 @@ from protocol.addresses import encode_tcp
 
 # It is the node that says so.
 log = logging.getLogger("actors.node")
+
+#: How a host says that it has no IPv6: not built in, or switched off.
+_NO_SUCH_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -63,7 +68,7 @@ def bind_all(listen: Sequence[str], bind: Callable[[str, int], tuple[str, int]])
         try:
             bound.append(bind(target.address, target.port))
         except OSError as error:
-            if target.optional:
+            if target.optional and error.errno in _NO_SUCH_FAMILY:
                 log.warning("not listening on %s: %s", target.text, error.strerror)
                 continue
             raise BindError(f"listen = {target.text}: {error.strerror}; choose another with --listen") from error
