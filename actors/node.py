@@ -25,13 +25,14 @@ from actors.ports.addresses import BindError, bind_all
 from actors.ports.clock import steady_clock, told_by
 from actors.ports.handover import Departure, HandoverRefused
 from actors.ports.host import Host, random_bytes
+from actors.ports.open_files import check_open_files
 from actors.ports.storage import IdentityError, load_or_create_identity
 from actors.ports.telemetry import FLUSH, Telemetry, log_scrubber, telemetry_config
 from actors.relay_server import REPORT_WAIT, RelayServer
 from actors.runtime.heap import settle_heap
 from actors.runtime.local import LocalRuntime
 from actors.self_description import AGENT
-from actors.settings import Settings, SettingsError, load_settings, print_settings
+from actors.settings import Settings, SettingsError, load_settings, print_settings, warn_of_contradictions
 from actors.upgrade import Former, KnownAs, Upgrade, UpgradeFailed, former_process
 from protocol.identity import Identity
 from protocol.noise import StaticKey
@@ -358,6 +359,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         telemetry = telemetry_config(settings, os.environ)
         configure_logging(settings.log_level, log_scrubber(telemetry, (*settings.listen, *settings.announce)).scrub)
+        warn_of_contradictions(settings)
+        check_open_files(settings)
         if settings.runtime == "ray":
             # Only now: it is not needed otherwise, and maybe not installed.
             from actors.ray_node import run

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.settings_table import ROWS, TABLE, UNBOUNDED, Row
+
+# It is the node that says so.
+log = logging.getLogger("actors.node")
 
 NAME: Final = "descord-relay"
 PREFIX: Final = "DESCORD_RELAY_"
@@ -138,6 +142,16 @@ def _choose_runtime(values: dict[str, Any], origin: dict[str, str]) -> None:
             )
         if needs:
             values["runtime"], origin["runtime"] = "ray", f"{name}, {origin[name]}"
+
+
+def warn_of_contradictions(settings: Settings) -> None:
+    """Say which limit cannot be reached, because another is lower."""
+    if settings.max_connections < settings.max_reservations:
+        log.warning(
+            "max_reservations = %d cannot be reached with max_connections = %d: each needs one",
+            settings.max_reservations,
+            settings.max_connections,
+        )
 
 
 def print_settings(settings: Settings) -> None:

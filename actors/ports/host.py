@@ -19,7 +19,6 @@ import errno
 import ipaddress
 import logging
 import os
-import resource
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from actors.ports.backlog import Backlog, send_views, worst
 from actors.ports.endpoint import Endpoint, HostPolicy
 from actors.ports.fairness import Fairness
 from actors.ports.neighbours import Neighbours
+from actors.ports.open_files import raise_open_files
 from protocol.addresses import encode_tcp
 from protocol.connection import Connection, State
 
@@ -81,7 +81,7 @@ class Host:
         self._endpoints: dict[Connection, Endpoint] = {}
         #: Listening sockets, each with what is called when a connection waits.
         self.listeners: dict[socket.socket, Callable[[socket.socket], None]] = {}
-        self._max_connections = _raise_open_files() - policy.reserved_files
+        self._max_connections = raise_open_files() - policy.reserved_files
         self._backlog_total = 0
         self._read_lately: set[Endpoint] = set()
         self._empty: asyncio.Event | None = None
@@ -258,7 +258,8 @@ class Host:
         now = self._now()
         address, port = remote[0].partition("%")[0], remote[1]
         if self.full:
-            refused = "open files"
+            refused = "open_files"
+            forwarder.refusals[refused] += 1
         else:
             refused = forwarder.admit(address, now)
         if refused:
@@ -455,16 +456,3 @@ class Host:
 
 def random_bytes(size: int) -> bytes:
     return os.urandom(size)
-
-
-def _raise_open_files() -> int:
-    """Take as many file descriptors as the system allows this process; returns how many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = max(soft, 1 << 20)
-    if soft < hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):
-            return soft
-    return hard

@@ -18,7 +18,7 @@ from actors.ports.addresses import announced
 from actors.settings import load_settings
 from protocol.identity import Identity
 from protocol.relay_hop import ReservationGranted
-from tests.support.process import PATIENCE, REPOSITORY, NodeProcess, SocketPeer
+from tests.support.process import PATIENCE, REPOSITORY, NodeProcess, SocketPeer, limited_files
 
 Start = Callable[..., NodeProcess]
 
@@ -27,8 +27,8 @@ Start = Callable[..., NodeProcess]
 def start(tmp_path: Path) -> Iterator[Start]:
     nodes: list[NodeProcess] = []
 
-    def run(*flags: str, data_dir: Path | None = None) -> NodeProcess:
-        nodes.append(NodeProcess(data_dir or tmp_path / "node", *flags))
+    def run(*flags: str, data_dir: Path | None = None, **arguments: Any) -> NodeProcess:
+        nodes.append(NodeProcess(data_dir or tmp_path / "node", *flags, **arguments))
         return nodes[-1]
 
     yield run
@@ -36,8 +36,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
         node.stop()
 
 
-def node_output(*flags: str, data_dir: Path) -> subprocess.CompletedProcess[str]:
+def node_output(*flags: str, data_dir: Path, files: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "actors.node", "--data-dir", str(data_dir), *flags]
+    if files:
+        command = limited_files(files, command)
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
@@ -143,6 +145,32 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path: Path) -> None:
     ended = node_output("--max-circuits", "many", data_dir=tmp_path)
     assert ended.returncode == 2
     assert "max_circuits" in ended.stderr and "'many'" in ended.stderr and "from 1 to 1000000" in ended.stderr
+
+
+def test_too_few_open_files_to_relay_are_told_at_once(tmp_path: Path) -> None:
+    ended = node_output(data_dir=tmp_path, files=64)
+    assert ended.returncode == 2
+    assert all(part in ended.stderr for part in ("64 files", "keeps 64", "max_open_files_reserve", "LimitNOFILE"))
+
+
+def test_fewer_open_files_than_connections_are_told_and_refusals_for_it_counted(start: Start, tmp_path: Path) -> None:
+    errors = tmp_path / "stderr"
+    with open(errors, "w") as file:
+        node = start("--status-interval", "0.2", stderr=file.fileno(), files=66)
+    assert all(part in errors.read_text() for part in ("66 files", "keeps 64", "2 connections and not 4096"))
+    first, second = SocketPeer(node, "alice"), SocketPeer(node, "bob")
+    with socket.create_connection(("127.0.0.1", node.port)) as third, pytest.raises(ConnectionResetError):
+        third.recv(1)
+    while "open_files" not in (status := node.event())["refusals"]:
+        pass
+    assert status["refusals"] == {"open_files": 1} and not first.gone and not second.gone
+
+
+def test_limits_that_cannot_be_reached_are_told(start: Start, tmp_path: Path) -> None:
+    errors = tmp_path / "stderr"
+    with open(errors, "w") as file:
+        start("--max-connections", "100", stderr=file.fileno())
+    assert "max_reservations = 1024 cannot be reached with max_connections = 100" in errors.read_text()
 
 
 def test_settings_are_shown_with_value_unit_and_origin(tmp_path: Path) -> None:

@@ -32,8 +32,15 @@ def readable(patience: float, *files: HasFileno) -> set[int]:
     return {descriptor for descriptor, _ in poll.poll(max(patience, 0) * 1000)}
 
 
+def limited_files(number: int, command: list[str]) -> list[str]:
+    """``command`` as a process that may have so many files open, and no more."""
+    return ["sh", "-c", f'ulimit -n {number}; exec "$@"', "sh", *command]
+
+
 class NodeProcess:
-    """``python -m actors.node --json`` on a port of its own; the first line it printed is ``ready``."""
+    """``python -m actors.node --json`` on a port of its own; the first line it printed is ``ready``.
+
+    ``files``: that it may have open, 0: as many as we."""
 
     def __init__(
         self,
@@ -42,6 +49,7 @@ class NodeProcess:
         stderr: int | None = subprocess.DEVNULL,
         module: str = "actors.node",
         variables: Mapping[str, str] | None = None,
+        files: int = 0,
     ) -> None:
         command = [sys.executable, "-m", module, "--json", "--data-dir", str(data_dir)]
         if "--listen" not in flags:
@@ -49,8 +57,9 @@ class NodeProcess:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DESCORD_RELAY_")}
         environment["XDG_CONFIG_HOME"] = str(data_dir / "no-config")
         environment.update(variables or {})
+        command += flags
         self.process = subprocess.Popen(
-            [*command, *flags],
+            limited_files(files, command) if files else command,
             bufsize=0,  # a line that was read with another is not seen by poll
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
