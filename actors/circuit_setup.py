@@ -390,7 +390,7 @@ class CircuitSetup:
             self._deadlines.cancel(circuit)
             if self.circuits.pop(circuit.id, None) is None:
                 continue
-            self._steps.ended(circuit)
+            failed = self._steps.ended(circuit)
             links: list[Link] = [stream.session.connection.owner for stream in (circuit.source, circuit.target)]
             for link in links:
                 link.circuits -= 1
@@ -407,6 +407,7 @@ class CircuitSetup:
                     bytes_to_target=circuit.bytes_to_target,
                     bytes_to_source=circuit.bytes_to_source,
                     reason=circuit.reason,
+                    failed=failed,
                 ),
                 "",
             )

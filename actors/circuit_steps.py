@@ -31,6 +31,7 @@ from protocol.connection import Connection
 from protocol.relay_hop import Status
 from protocol.switching import Circuit
 from protocol.yamux import Stream
+from tracing.context import context_of
 from tracing.metrics import SETUP_BOUNDS, Histogram
 from tracing.spans import SpanState, address, peer
 from tracing.tracer import NULL_SPAN, AnySpan, AnyTracer, NullTracer, Span
@@ -93,9 +94,10 @@ def end_code(circuit: Circuit) -> str:
 
 class Steps:
     """How far one request has come.  ``bridged``: it came by a bridge, and its root is elsewhere; ``context``: the root
-    as others know it; ``step``: what is under way beside ``hop``."""
+    as others know it; ``step``: what is under way beside ``hop``.  ``draft``: its trace is not recorded, and there are
+    no spans of it yet."""
 
-    __slots__ = ("admitted_at", "asked_at", "bridged", "context", "hop", "root", "step")
+    __slots__ = ("admitted_at", "asked_at", "bridged", "context", "draft", "hop", "root", "step")
 
     def __init__(
         self, asked_at: float, context: str, root: AnySpan = NULL_SPAN, hop: AnySpan = NULL_SPAN, *, bridged: bool
@@ -107,6 +109,22 @@ class Steps:
         self.hop = hop
         self.step: AnySpan = NULL_SPAN
         self.bridged = bridged
+        self.draft: Draft | None = None
+
+
+class Draft:
+    """What the spans of a circuit are made of if it fails.  ``drawn``: ids of trace and root; ``who``: dialler, target
+    (None: it reserves) and address; ``step_name``, ``step_at``: how the target is asked, and since when."""
+
+    __slots__ = ("circuit", "drawn", "joined_at", "step_at", "step_name", "who")
+
+    def __init__(self, drawn: bytes, who: tuple[bytes, bytes | None, str]) -> None:
+        self.drawn = drawn
+        self.who = who
+        self.circuit = 0
+        self.step_name = ""
+        self.step_at = 0.0
+        self.joined_at = 0.0
 
 
 def _identify(forwarder: str, source: bytes, target: bytes | None, remote: str, root: Span) -> None:
@@ -178,7 +196,8 @@ class CircuitSteps:
         self.setup = {stage: Histogram(SETUP_BOUNDS) for stage in ("admit", "stop", "total")}
         self._forwarder = forwarder
         self._tracer: AnyTracer = tracer if tracer is not None else NullTracer()
-        self._circuits: dict[int, _Circuit] = {}
+        #: Their spans, or what they would be made of.
+        self._circuits: dict[int, _Circuit | Steps] = {}
         #: Circuits whose first bytes are not seen yet, the newest last.
         self.watched: deque[Circuit] = deque()
         self._late: dict[int, Circuit] = {}
@@ -188,15 +207,14 @@ class CircuitSteps:
     def asked(self, hop: Asker, source: bytes, target: bytes | None, remote: str) -> None:
         """A peer's request is complete.  ``target`` None: it wants to reserve."""
         now = self.now
-        root: AnySpan = NULL_SPAN
-        step: AnySpan = NULL_SPAN
-        if self._tracer.enabled:
-            root = self._tracer.begin("reservation" if target is None else "circuit", now)
-            root.describe(partial(_identify, self._forwarder, source, target, remote))
-            step = root.child("hop.reserve" if target is None else "hop.connect", now)
-            if step.recording:
-                step.set("descord.forwarder", self._forwarder)
-        hop.steps = Steps(now, root.traceparent, root, step, bridged=False)
+        if not self._tracer.enabled:
+            hop.steps = Steps(now, "", bridged=False)
+            return
+        drawn, recorded = self._tracer.draw()
+        steps = hop.steps = Steps(now, context_of(drawn, recorded), bridged=False)
+        steps.draft = Draft(drawn, (source, target, remote))
+        if recorded:
+            self._record(steps)
 
     def bridged(self, bridge: Asker, context: str) -> None:
         """Another forwarder brings a circuit, whose root it has."""
@@ -209,7 +227,7 @@ class CircuitSteps:
     def granted(self, hop: Asker) -> None:
         """A reservation was granted."""
         steps, hop.steps = hop.steps, None
-        if steps is not None:
+        if steps is not None and steps.draft is None:
             steps.hop.end(self.now)
             steps.root.end(self.now)
 
@@ -235,7 +253,9 @@ class CircuitSteps:
             steps.admitted_at = self.now
             if not steps.bridged:
                 self.setup["admit"].observe(self.now - steps.asked_at)
-                if self._tracer.enabled:
+                if steps.draft is not None:
+                    steps.draft.circuit = circuit
+                else:
                     steps.root.set("descord.circuit", circuit)
 
     def bridging(self, hop: Asker) -> None:
@@ -248,9 +268,13 @@ class CircuitSteps:
 
     def _begin(self, hop: Asker, name: str) -> None:
         steps = hop.steps
-        if steps is None or not self._tracer.enabled or steps.step is not NULL_SPAN:
+        if steps is None or not self._tracer.enabled:
             return
-        steps.step = self._child(steps, name)
+        if steps.draft is None:
+            if steps.step is NULL_SPAN:
+                steps.step = self._child(steps, name, self.now)
+        elif not steps.draft.step_name:
+            steps.draft.step_name, steps.draft.step_at = name, self.now
 
     def setup_failed(self, hop: Asker, status: Status, reason: str) -> None:
         """An admitted circuit came to nothing."""
@@ -262,6 +286,7 @@ class CircuitSteps:
 
     def _fail(self, steps: Steps, code: str, status: Status | None) -> None:
         now = self.now
+        self._record(steps)
         for span in (steps.step, steps.hop, steps.root):
             span.set("descord.forwarder", self._forwarder)
             if status is not None:
@@ -285,24 +310,57 @@ class CircuitSteps:
             self.setup["total"].observe(now - steps.asked_at)
         if not self._tracer.enabled:
             return
-        steps.step.end(now)
-        if steps.hop.recording:
-            steps.hop.set("descord.status", Status.OK.name)
-        steps.hop.end(now)
-        splice = self._child(steps, "splice")
-        self._circuits[circuit.id] = _Circuit(steps.root, splice)
+        if steps.draft is not None:
+            steps.draft.joined_at = now
+            self._circuits[circuit.id] = steps
+            return
+        splice = self._stand(steps, circuit.id, now).splice
         if splice.recording:
             if len(self.watched) == MAX_WATCHED:
                 oldest = self.watched.popleft()
                 self._late[oldest.id] = oldest
             self.watched.append(circuit)
 
-    def _child(self, steps: Steps, name: str) -> AnySpan:
+    def _record(self, steps: Steps) -> None:
+        """Make the spans that are open, if there are none yet."""
+        draft, steps.draft = steps.draft, None
+        if draft is None:
+            return
+        reserving = draft.who[1] is None
+        root = self._tracer.begin("reservation" if reserving else "circuit", steps.asked_at, draft.drawn)
+        root.describe(partial(_identify, self._forwarder, *draft.who))
+        if draft.circuit:
+            root.set("descord.circuit", draft.circuit)
+        steps.root = root
+        steps.hop = self._child(steps, "hop.reserve" if reserving else "hop.connect", steps.asked_at)
+        if draft.step_name:
+            steps.step = self._child(steps, draft.step_name, draft.step_at)
+
+    def _stand(self, steps: Steps, circuit: int, joined_at: float) -> _Circuit:
+        """End what led to the circuit, begin its splice."""
+        steps.step.end(joined_at)
+        if steps.hop.recording:
+            steps.hop.set("descord.status", Status.OK.name)
+        steps.hop.end(joined_at)
+        kept = self._circuits[circuit] = _Circuit(steps.root, self._child(steps, "splice", joined_at))
+        return kept
+
+    def _spans(self, circuit: int) -> _Circuit | None:
+        """Those of a circuit that stands, made if need be."""
+        kept = self._circuits.get(circuit)
+        if not isinstance(kept, Steps):
+            return kept
+        assert kept.draft is not None
+        joined_at = kept.draft.joined_at
+        self._record(kept)
+        return self._stand(kept, circuit, joined_at)
+
+    def _child(self, steps: Steps, name: str, start: float) -> AnySpan:
         """A step of the root, wherever that is."""
         if steps.bridged:
-            span = self._tracer.join(name, self.now, steps.context)
+            span = self._tracer.join(name, start, steps.context)
         else:
-            span = steps.root.child(name, self.now)
+            span = steps.root.child(name, start)
         if span.recording:
             span.set("descord.forwarder", self._forwarder)
         return span
@@ -310,7 +368,7 @@ class CircuitSteps:
     def look(self, circuit: Circuit | None = None) -> None:
         """Look for the first bytes of the circuits that are watched, or of one."""
         for one in list(self.watched) if circuit is None else (circuit,):
-            kept = self._circuits.get(one.id)
+            kept = self._spans(one.id)
             if kept is None or (kept.seen_to_target and kept.seen_to_source):
                 continue
             if not kept.seen_to_target and one.bytes_to_target:
@@ -332,19 +390,23 @@ class CircuitSteps:
         for circuit in list(self._late.values()):
             self.look(circuit)
 
-    def ended(self, circuit: Circuit) -> None:
-        """It is over, for whatever reason."""
+    def ended(self, circuit: Circuit) -> bool:
+        """It is over, for whatever reason; whether that is an error."""
         code = end_code(circuit)
         self.ended_by[code] += 1
-        kept = self._circuits.get(circuit.id)
+        if code in _ORDINARY and isinstance(self._circuits.get(circuit.id), Steps):
+            del self._circuits[circuit.id]
+            return False
+        failed = code not in _ORDINARY
+        kept = self._spans(circuit.id)
         if kept is None:
-            return
+            return failed
         now = self.now
         if not kept.splice.recording and code in _ORDINARY:
             del self._circuits[circuit.id]
             kept.splice.end(now)
             kept.root.end(now)
-            return
+            return False
         self.look(circuit)
         self._unwatch(circuit)
         del self._circuits[circuit.id]
@@ -356,9 +418,10 @@ class CircuitSteps:
             span.set("descord.bytes_to_target", circuit.bytes_to_target)
             span.set("descord.bytes_to_source", circuit.bytes_to_source)
             span.set("descord.close_reason", code)
-            if code not in _ORDINARY:
+            if failed:
                 span.fail(code)
             span.end(now)
+        return failed
 
     # Hand-off: the state is taken, resumed in another process, and dropped here; or nothing comes of it.
 
@@ -366,6 +429,7 @@ class CircuitSteps:
         steps = hop.steps
         if steps is None:
             return None
+        self._record(steps)
         return StepsState(
             asked_at=steps.asked_at,
             admitted_at=steps.admitted_at,
@@ -393,12 +457,12 @@ class CircuitSteps:
         hop.steps = steps
 
     def splice_state(self, circuit: Circuit) -> SpliceState | None:
-        kept = self._circuits.get(circuit.id)
+        kept = self._spans(circuit.id)
         return None if kept is None else SpliceState(kept.root.state(), kept.splice.state())
 
     def drop_circuit(self, circuit: int) -> None:
         kept = self._circuits.pop(circuit, None)
-        if kept is not None:
+        if isinstance(kept, _Circuit):
             kept.splice.drop()
             kept.root.drop()
         self._late.pop(circuit, None)
@@ -420,8 +484,9 @@ class CircuitSteps:
 
     def fell(self, now: float) -> None:
         """The forwarder failed, and all its circuits with it."""
-        circuits, self._circuits = self._circuits, {}
-        for kept in circuits.values():
+        circuits = [kept for number in list(self._circuits) if (kept := self._spans(number)) is not None]
+        self._circuits.clear()
+        for kept in circuits:
             for span in (kept.splice, kept.root):
                 span.set("descord.close_reason", "forwarder_fell")
                 span.fail("forwarder_fell")

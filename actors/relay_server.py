@@ -172,9 +172,11 @@ class RelayServer:
                 return self._asked(message, now)
             case messages.CircuitOpened(circuit=circuit, forwarder=forwarder):
                 self._opened(circuit, forwarder)
-                self._spans.settled(circuit, failed=False)
-            case messages.CircuitFailed(circuit=circuit) | messages.CircuitEnded(circuit=circuit):
-                self._spans.settled(circuit, failed=isinstance(message, messages.CircuitFailed))
+            case messages.CircuitFailed(circuit=circuit):
+                self._spans.settled(circuit, failed=True)
+                self._forget(circuit)
+            case messages.CircuitEnded(circuit=circuit, failed=failed):
+                self._spans.settled(circuit, failed=failed)
                 self._forget(circuit)
             case messages.ReservationEnded(forwarder=forwarder, connection=connection, peer=peer):
                 self._reservations.end(peer, forwarder, connection)
@@ -467,6 +469,7 @@ class RelayServer:
         self._unreported.discard(forwarder)
         self._waiting = {key: asked for key, asked in self._waiting.items() if key[0] != forwarder}
         for number in [n for n, c in self._circuits.items() if forwarder in (c.forwarder, c.target_forwarder)]:
+            self._spans.settled(number, failed=True)
             self._forget(number)
 
     def _status(self, request_id: int) -> messages.StatusAnswer:

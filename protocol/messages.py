@@ -97,11 +97,14 @@ class CircuitFailed(_Message, frozen=True):
 
 
 class CircuitEnded(_Message, frozen=True):
+    """``failed``: its end is an error (actors/circuit_steps.py)."""
+
     circuit: int
     forwarder: str
     bytes_to_target: int
     bytes_to_source: int
     reason: str
+    failed: bool = False
 
 
 class HandoverBegins(_Message, frozen=True):

@@ -36,6 +36,12 @@ def encode_traceparent(trace_id: bytes, span_id: bytes, sampled: bool) -> str:
     return f"00-{trace_id.hex()}-{span_id.hex()}-{'01' if sampled else '00'}"
 
 
+def context_of(drawn: bytes, sampled: bool) -> str:
+    """The traceparent of a root whose trace id and span id, 24 bytes, are ``drawn``."""
+    text = drawn.hex()
+    return f"00-{text[:32]}-{text[32:]}-{'01' if sampled else '00'}"
+
+
 def decode_traceparent(text: str) -> TraceContext | None:
     """The context in ``text``; None when there is none or it breaks the format, for a trace is never worth an error.
 

@@ -193,9 +193,15 @@ class Tracer:
         """Unrecorded traces with an open span."""
         return len(self._open)
 
-    def begin(self, name: str, now: float) -> Span:
-        """The root of a new trace."""
+    def draw(self) -> tuple[bytes, bool]:
+        """The ids of a new trace and its root, and whether it is recorded.  One that is not costs least when no span of
+        it is made before something fails: :meth:`begin` then, with these ids and the times that were."""
         drawn = self.randomness(TRACE_ID_SIZE + SPAN_ID_SIZE)
+        return drawn, self._sampler.records(drawn[:TRACE_ID_SIZE])
+
+    def begin(self, name: str, now: float, drawn: bytes = b"") -> Span:
+        """The root of a new trace; ``drawn``: its ids."""
+        drawn = drawn or self.randomness(TRACE_ID_SIZE + SPAN_ID_SIZE)
         trace_id = drawn[:TRACE_ID_SIZE]
         span = Span(self._trace(trace_id, self._sampler.records(trace_id)), b"", name, now)
         span._id = drawn[TRACE_ID_SIZE:]
@@ -311,7 +317,10 @@ class NullTracer:
     def __init__(self) -> None:
         self.current = ""
 
-    def begin(self, name: str, now: float) -> NullSpan:
+    def draw(self) -> tuple[bytes, bool]:
+        return b"", False
+
+    def begin(self, name: str, now: float, drawn: bytes = b"") -> NullSpan:
         return NULL_SPAN
 
     def join(self, name: str, now: float, traceparent: str = "") -> NullSpan:

@@ -328,6 +328,7 @@ def test_a_hand_over_that_comes_to_nothing_leaves_the_trace_where_it_was() -> No
     steps, (circuit,) = relay.forwarder.steps, relay.forwarder.circuits.values()
     assert steps.splice_state(circuit) == steps.splice_state(circuit)
     relay.forwarder.lost(relay.links.pop(alice), "connection lost: reset", relay.now)
+    relay.run()
     assert collector.names == CIRCUIT
     collector.check("circuit")
 
