@@ -18,6 +18,7 @@ import msgspec
 from actors.actor import Send
 from actors.admission_spans import AdmissionSpans
 from actors.circuit_counts import LIMITS, CircuitCounts
+from actors.loads import Loads
 from actors.rate_limit import KeyedBuckets
 from actors.relay_handover import Handovers
 from actors.reservations import Reservation, Reservations, group_of, household
@@ -123,6 +124,7 @@ class RelayServer:
         self._randomness = randomness
         self._report_wait = report_wait
         self._reach: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._loads = Loads()
         self._forwarders = dict.fromkeys(forwarders)
         self._reservations = Reservations(
             policy.max_reservations, policy.max_reservations_per_ip, policy.max_reservations_per_group, group
@@ -186,6 +188,7 @@ class RelayServer:
                 return self._answer_waiting(now)
             case messages.ForwarderCounters(forwarder=forwarder):
                 self._counters[forwarder] = message
+                self._loads.reported(forwarder, message.bytes_forwarded, now)
                 if forwarder not in self._forwarders and not self._handovers:
                     # It reported to a predecessor of ours, which fell before anybody knew of it.
                     return [Send(forwarder, messages.ReportWanted())]
@@ -323,9 +326,9 @@ class RelayServer:
         admitted = self._admit(asked, found, now)
         if found.forwarder == asked.forwarder:
             return [Send(asked.forwarder, admitted)]
-        return self._bridge(asked, admitted)
+        return self._bridge(asked, admitted, now)
 
-    def _bridge(self, asked: messages.ConnectAsked, admitted: messages.ConnectAdmitted) -> list[Send]:
+    def _bridge(self, asked: messages.ConnectAsked, admitted: messages.ConnectAdmitted, now: float) -> list[Send]:
         """The target is another forwarder's: tell that one what comes, and the dialler's where to bring it."""
         here, _ = self._reach.get(asked.forwarder, ("", ()))
         there, bridges = self._reach.get(admitted.target_forwarder, ("", ()))
@@ -344,7 +347,7 @@ class RelayServer:
             traceparent=self._spans.context,
         )
         moves = next((one for one in bridges if one.startswith("/moves/")), "") if kind == "/unix/" else ""
-        if not self.policy.move_diallers:
+        if not (self.policy.move_diallers and self._loads.welcomes(admitted.target_forwarder, asked.forwarder, now)):
             moves = ""
         admitted = msgspec.structs.replace(admitted, bridge=bridge, token=token, moves=moves)
         return [Send(admitted.target_forwarder, expected), Send(asked.forwarder, admitted)]
@@ -465,6 +468,7 @@ class RelayServer:
         self._spans.lost(forwarder)
         self._counters.pop(forwarder, None)
         self._reach.pop(forwarder, None)
+        self._loads.forget(forwarder)
         self._reported.discard(forwarder)
         self._unreported.discard(forwarder)
         self._waiting = {key: asked for key, asked in self._waiting.items() if key[0] != forwarder}

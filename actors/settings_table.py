@@ -127,7 +127,7 @@ TABLE: Final[tuple[Row, ...]] = (
         most=0xFFFFFFFF),
     Row("move_diallers", "bool", "", True,
         "With several forwarders: a dialler's connection that nothing binds moves to its target's forwarder, where the "
-        "circuit costs what it costs on one. Off: circuits between forwarders are bridged."),
+        "circuit costs what it costs on one, unless that one is busy. Off: circuits between forwarders are bridged."),
     Row("circuit_window", "int", "bytes", MIB,
         "Most bytes that a sender may have under way on a circuit: what a stalled receiver costs. 1 MiB keeps "
         "100 Mbit/s over a round trip of 80 ms.", least=256 * KIB, most=64 * MIB),
