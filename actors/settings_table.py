@@ -67,11 +67,22 @@ def _announce_form(addresses: list[str]) -> str | None:
 
     for text in addresses:
         try:
-            names = [protocol.name for protocol in Multiaddr(text).protocols()]
+            address = Multiaddr(text)
+            names = [protocol.name for protocol in address.protocols()]
         except Exception:
             return f"{text} is no multiaddr"
-        if not names or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6", "dnsaddr") or "p2p" in names:
-            return f"{text} must begin with an IP address or a name, and has no /p2p: that is added"
+        if names == ["dnsaddr"]:
+            continue
+        if len(names) != 2 or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6") or names[1] != "tcp":
+            return (
+                f"{text} is not of the form /ip4/ADDRESS/tcp/PORT, /ip6/ADDRESS/tcp/PORT, /dns4/NAME/tcp/PORT (dns, "
+                f"dns6) or /dnsaddr/NAME; it has no /p2p: that is added"
+            )
+        host, port = str(address.value_for_protocol(names[0])), address.value_for_protocol("tcp")
+        if names[0] in ("ip4", "ip6") and ip_address(host).is_unspecified:
+            return f"{text}: nobody can dial {host}"
+        if port == "0":
+            return f"{text}: nobody can dial port 0"
     return None
 
 

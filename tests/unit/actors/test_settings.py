@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from actors.settings import Settings, SettingsError, load_settings, print_settings
 from actors.settings_table import ROWS, TABLE, Row
 
+PEER = "12D3KooWCryG7Mon9orvQxcS1rYZjotPgpwoJNHHKcLLfE4Hf5mV"
+
 
 def home(tmp_path: Path, toml: str = "", **variables: str) -> dict[str, str]:
     """An environment with nothing of the person's who runs the tests."""
@@ -63,7 +65,17 @@ def test_lists_come_from_every_source(tmp_path: Path) -> None:
     assert load_settings([], home(tmp_path, listen=f"{one},{two}")).listen == (one, two)
 
 
-@pytest.mark.parametrize("text", ["/dns4/relay.example.org/tcp/4001", "/ip4/192.0.2.1/tcp/4001"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/dns4/relay.example.org/tcp/4001",
+        "/dns6/relay.example.org/tcp/4001",
+        "/dns/relay.example.org/tcp/443",
+        "/dnsaddr/relay.example.org",
+        "/ip4/192.0.2.1/tcp/4001",
+        "/ip6/2001:db8::1/tcp/4001",
+    ],
+)
 def test_names_and_addresses_may_be_announced(text: str, tmp_path: Path) -> None:
     assert load_settings(["--announce", text], home(tmp_path)).announce == (text,)
 
@@ -96,7 +108,14 @@ def test_a_flag_alone_switches_on(tmp_path: Path) -> None:
         (["--listen", "0.0.0.0:4001"], ["listen", "0.0.0.0:4001 is no multiaddr"]),
         (["--listen", "/ip4/0.0.0.0/udp/4001"], ["listen", "not of the form"]),
         (["--listen", "/dns4/relay.example.org/tcp/1"], ["listen", "not of the form"]),
-        (["--announce", "/tcp/4001"], ["announce", "must begin with"]),
+        (["--announce", "/tcp/4001"], ["announce", "/tcp/4001 is not of the form"]),
+        (["--announce", "/ip4/192.0.2.1"], ["announce", "/ip4/192.0.2.1 is not of the form"]),
+        (["--announce", "/ip4/192.0.2.1/udp/4001/quic-v1"], ["announce", "quic-v1 is not of the form"]),
+        (["--announce", "/dnsaddr/relay.example.org/tcp/1"], ["announce", "is not of the form"]),
+        (["--announce", f"/ip4/192.0.2.1/tcp/4001/p2p/{PEER}"], ["announce", "no /p2p"]),
+        (["--announce", "/ip4/0.0.0.0/tcp/4001"], ["announce", "nobody can dial 0.0.0.0"]),
+        (["--announce", "/ip6/::/tcp/4001"], ["announce", "nobody can dial ::"]),
+        (["--announce", "/ip4/192.0.2.1/tcp/0"], ["announce", "nobody can dial port 0"]),
         (["--config", "/no/such/file.toml"], ["/no/such/file.toml", "no such file"]),
     ],
 )
