@@ -28,7 +28,7 @@ from actors.logs import configure_logging
 from actors.ports.client import AddressError, Client, ClientError, PeerConnection, Reservation, StreamError
 from actors.ports.host import random_bytes
 from actors.ports.resolver import Resolver, ResolverPolicy
-from actors.ports.storage import IdentityError, load_or_create_identity
+from actors.ports.storage import IdentityError, load_identity, load_or_create_identity
 from actors.settings import Settings, SettingsError, load_settings
 from protocol.connection import ConnectionLimits
 from protocol.identity import Identity
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     reserve.add_argument("--json", action="store_true", help="one JSON object a line")
 
     identity = commands.add_parser(
-        "id", help="print a node's peer id", description="Print the peer id of a data folder. An empty one gets a key."
+        "id", help="print a node's peer id", description="Print the peer id of a data folder."
     )
     identity.add_argument("--data-dir", metavar="DIR", help="the node's data folder (default: as the node's)")
     identity.add_argument("--json", action="store_true", help="as a JSON object")
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_level)
         if arguments.command == "id":
             folder = Path(arguments.data_dir).expanduser() if arguments.data_dir else settings.data_dir
-            peer_id = str(load_or_create_identity(folder).peer_id)
+            peer_id = str(load_identity(folder).peer_id)
             print(json.dumps({"peer_id": peer_id}) if arguments.json else peer_id)
             return 0
         if arguments.command == "ping":

@@ -48,6 +48,17 @@ def load_or_create_identity(data_dir: Path) -> Identity:
         ) from error
 
 
+def load_identity(data_dir: Path) -> Identity:
+    """The identity in ``data_dir``.  IdentityError, also when there is none."""
+    path = data_dir / FILE
+    try:
+        return _load(path)
+    except FileNotFoundError:
+        raise IdentityError(f"no identity in {data_dir}: a node makes one at its first start") from None
+    except OSError as error:
+        raise IdentityError(f"{path}: {error.strerror or error}") from error
+
+
 def _load(path: Path) -> Identity:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise IdentityError(f"{path} is not a regular file: put the key itself there")

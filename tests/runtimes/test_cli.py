@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from protocol.identity import Identity
+from tests.support.peers import seeded
 from tests.support.process import PATIENCE, REPOSITORY, NodeProcess
 
 
@@ -116,16 +118,23 @@ def test_reserve_and_ping_through(cli: Cli, node: NodeProcess, relay: str) -> No
 
 def test_reserve_keeps_its_identity_with_a_data_folder(cli: Cli, relay: str, tmp_path: Path) -> None:
     folder = str(tmp_path / "mine")
-    peer_id = cli("id", "--data-dir", folder).stdout.strip()
     held = cli.start("reserve", relay, "--data-dir", folder)
     assert line(held).startswith("reserved on ")
-    assert line(held).strip().endswith(peer_id)
+    assert line(held).strip().endswith(cli("id", "--data-dir", folder).stdout.strip())
 
 
-def test_id_is_that_of_the_node(cli: Cli, node: NodeProcess, tmp_path: Path) -> None:
-    told = cli("id").stdout.strip()
-    assert told == json.loads(cli("id", "--json").stdout)["peer_id"]
-    assert (tmp_path / "state" / "descord-relay" / "identity.key").stat().st_mode & 0o777 == 0o600
+def test_id_is_that_of_the_node(cli: Cli, node: NodeProcess) -> None:
+    folder = str(node.data_dir)
+    assert cli("id", "--data-dir", folder).stdout.strip() == node.ready["peer_id"]
+    assert json.loads(cli("id", "--data-dir", folder, "--json").stdout) == {"peer_id": node.ready["peer_id"]}
+
+
+def test_id_makes_no_identity(cli: Cli, tmp_path: Path) -> None:
+    """In the wrong folder it would show a peer id that no node has, and a node started there later would have it."""
+    folder = tmp_path / "state" / "descord-relay"
+    told = cli("id")
+    assert told.returncode == 2 and f"no identity in {folder}" in told.stderr and "first start" in told.stderr
+    assert not folder.exists()
 
 
 def test_run_is_the_node(cli: Cli, tmp_path: Path) -> None:
@@ -156,7 +165,7 @@ def test_errors_are_one_line_and_an_exit_code(cli: Cli, arguments: tuple[str, ..
 
 
 def test_a_refusal_is_told_as_the_relay_told_it(cli: Cli, relay: str) -> None:
-    stranger = cli("id").stdout.strip()
+    stranger = Identity.from_seed(seeded("stranger")).peer_id
     done = cli("ping", f"{relay}/p2p-circuit/p2p/{stranger}")
     assert done.returncode == 1
     assert "NO_RESERVATION" in done.stderr

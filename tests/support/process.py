@@ -51,6 +51,7 @@ class NodeProcess:
         variables: Mapping[str, str] | None = None,
         files: int = 0,
     ) -> None:
+        self.data_dir = data_dir
         command = [sys.executable, "-m", module, "--json", "--data-dir", str(data_dir)]
         if "--listen" not in flags:
             command += ["--listen", "/ip4/127.0.0.1/tcp/0"]

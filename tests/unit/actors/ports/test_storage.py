@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.ports.storage import FILE, IdentityError, load_or_create_identity
+from actors.ports.storage import FILE, IdentityError, load_identity, load_or_create_identity
 
 
 def test_the_first_start_makes_a_key_that_only_its_owner_can_read(tmp_path: Path) -> None:
@@ -50,8 +50,23 @@ def test_a_key_missing_beside_other_files_is_not_replaced(tmp_path: Path) -> Non
 
 
 def test_what_a_crash_left_while_the_key_was_made_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / f".{FILE}.abc").write_bytes(b"half")
-    load_or_create_identity(tmp_path)
+    left = tmp_path / f".{FILE}.abc"
+    left.write_bytes(b"half")
+    identity = load_or_create_identity(tmp_path)
+    assert load_or_create_identity(tmp_path).peer_id == load_identity(tmp_path).peer_id == identity.peer_id
+    # It may be another node's that starts at this moment.
+    assert left.read_bytes() == b"half"
+    assert {entry.name for entry in tmp_path.iterdir()} == {FILE, left.name}
+
+
+def test_an_identity_that_is_only_looked_for_is_not_made(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "no such folder"):
+        with pytest.raises(IdentityError, match=f"no identity in {folder}"):
+            load_identity(folder)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(IdentityError, match="Not a directory"):
+        load_identity(tmp_path / "file")
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o644])
