@@ -5,7 +5,8 @@
     descord-relay reserve RELAY           be reached through a relay: prints the address that others dial
     descord-relay id                      the peer id of a node's data folder
 
-Exit codes: 0; 1: the peer or relay could not be reached, or refused; 2: wrong arguments, settings or identity.
+Exit codes: 0; 1: the peer or relay could not be reached, or refused; 2: wrong arguments, settings or identity; 130:
+ended by a signal before it had done what it was asked to.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Never
 
 from actors import node
 from actors.circuit_client import ClientPolicy
@@ -36,6 +37,7 @@ from protocol.relay_hop import Limit
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
 
 Print = Callable[[dict[str, Any], str], None]
 
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClientError as error:
         return _fail(error, EXIT_FAILED)
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
 
 
 async def ping(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -157,10 +159,6 @@ async def ping(arguments: argparse.Namespace, settings: Settings) -> int:
 async def reserve(arguments: argparse.Namespace, settings: Settings, identity: Identity) -> int:
     """Hold a reservation until a signal ends it, and tell what becomes of it."""
     show = _printer(arguments.json)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
 
     def accepted(connection: PeerConnection) -> None:
         show({"event": "peer", **_path(connection)}, f"{connection.peer} connected through the relay")
@@ -168,13 +166,12 @@ async def reserve(arguments: argparse.Namespace, settings: Settings, identity: I
     async with _client(settings, identity, accepted) as client:
         reservation = await client.reserve(arguments.address)
         _show_reservation(show, reservation)
-        telling = asyncio.create_task(_tell(show, reservation))
-        await stopping.wait()
-        telling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):  # this is how it ends
+            await _tell(show, reservation)
     return 0
 
 
-async def _tell(show: Print, reservation: Reservation) -> None:
+async def _tell(show: Print, reservation: Reservation) -> Never:
     while True:
         await reservation.changed()
         if reservation.failure:
@@ -255,8 +252,29 @@ def _run(command: Coroutine[Any, Any, int]) -> int:
     try:
         import uvloop
     except ImportError:  # no wheel for this platform: asyncio's own loop serves
-        return asyncio.run(command)
-    return uvloop.run(command)
+        return asyncio.run(_until_signal(command))
+    return uvloop.run(_until_signal(command))
+
+
+async def _until_signal(command: Coroutine[Any, Any, int]) -> int:
+    """What ``command`` returns.  A signal cancels it, whatever it waits for; a second one ends the process at once."""
+    task = asyncio.ensure_future(command)
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        if stopped:
+            os._exit(EXIT_INTERRUPTED)
+        stopped = True
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return EXIT_INTERRUPTED
 
 
 def _printer(as_json: bool) -> Print:

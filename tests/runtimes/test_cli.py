@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -175,3 +176,22 @@ def test_a_wrong_setting_is_refused(cli: Cli, relay: str) -> None:
     done = cli("ping", relay, DESCORD_RELAY_RESOLVER_TIMEOUT="soon")
     assert done.returncode == 2
     assert "resolver_timeout = 'soon'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["ping", "reserve"])
+def test_a_signal_ends_it_while_it_connects(cli: Cli, name: str, number: signal.Signals) -> None:
+    """To a host that takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        process = cli.start(name, f"/ip4/127.0.0.1/tcp/{server.getsockname()[1]}")
+        connection, _ = server.accept()
+        with connection:
+            process.send_signal(number)
+            assert process.wait(5.0) == 130
+
+
+def test_a_signal_ends_ping_between_two_pings(cli: Cli, relay: str) -> None:
+    process = cli.start("ping", relay, "--interval", "3600")
+    line(process), line(process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5.0) == 130
