@@ -37,6 +37,7 @@ from actors.inbound_streams import (
 )
 from actors.links import ForwarderPolicy, Link, Links
 from actors.moves import Move
+from actors.refusals import CONNECTION_ERROR, STREAM_ERROR, loss
 from actors.relay_streams import HopStream, StopStream
 from actors.self_description import SelfDescription
 from protocol import identify, messages, perf, ping, relay_hop
@@ -66,10 +67,12 @@ PUSHES_PER_SECOND: Final = 250
 class CircuitForwarder:
     """See the module.  ``randomness(n)``: n random bytes.  ``addresses``: ours, binary multiaddrs without /p2p.
     ``wall``: from a time as we have it to what clocks show then (actors/ports/clock.py).
+    ``note``: takes what a log at debug says, as ``logging.debug`` does.
     ``host``, ``bridges``: where it runs, and where its fellow forwarders reach it (messages.ForwarderReport).
     ``crowd``: counts its connections, together with those of others if they share their limits.
 
-    ``adopting``: it takes over from another forwarder, and reports when it has (:meth:`adopted`).
+    ``adopting``: it takes over from another forwarder, of which more is to come, and reports when all has
+    (:meth:`adopted`).
 
     ``handle``, ``next_deadline`` and ``handle_deadline`` make it an actor; the methods under "What the host calls"
     are for its host, and what they cause to be sent is taken with :meth:`take_sends`.  ``metrics``: the actor that is
@@ -86,6 +89,7 @@ class CircuitForwarder:
         pid: int = 0,
         now: float = 0.0,
         wall: Callable[[float], float] = lambda when: when,
+        note: Callable[..., None] = lambda *_: None,
         addresses: Sequence[bytes] = (),
         relay_server: str = "relay_server",
         arena: Arena | None = None,
@@ -102,6 +106,7 @@ class CircuitForwarder:
         self.switch = Switch(self.arena, policy.circuit_window)
         self.refusals: Counter[str] = Counter()
         self.static = static
+        self._note = note
         self._pid = pid
         self._host = host
         self._bridge_addresses = tuple(bridges)
@@ -150,9 +155,10 @@ class CircuitForwarder:
             self.steps,
             self._expire_stream_at,
             wall,
+            note,
         )
         self.circuits = self._setup.circuits
-        self._adopting = adopting
+        self.adopting = adopting
         self._retired = False
         self._handing_to: str | None = None
         self._may_release: Callable[[], None] = lambda: None
@@ -172,11 +178,13 @@ class CircuitForwarder:
                 self._bridges.expect(message, now)
             case messages.ReserveRefused() | messages.ConnectRefused():
                 self._setup.refused(message)
-            case messages.ReportWanted() if self._adopting:
+            case messages.ReportWanted() if self.adopting:
                 pass  # it hears of all when all has come
             case messages.AddressesChanged(addresses=addresses):
                 self.set_addresses(addresses, now)
             case messages.ReportWanted():
+                if self._reported is not None:
+                    self._tell(self._counters())  # first, for what it knows is complete when all have reported
                 self._tell(self._report())
                 self._setup.ask_again()
                 if self._handing_to is not None:
@@ -209,11 +217,6 @@ class CircuitForwarder:
         self._handing_to, self._may_release = successor, may_release
         self._tell(messages.HandoverBegins(self.name, successor))
 
-    @property
-    def adopting(self) -> bool:
-        """Whether more is to come of the forwarder that hands over."""
-        return self._adopting
-
     def connection_counts(self) -> dict[str, int]:
         """Connections of each household (actors/reservations.py)."""
         return self._links.counts()
@@ -234,7 +237,7 @@ class CircuitForwarder:
 
     def adopted(self, predecessor: str = "") -> None:
         """All that was handed over has come.  RelayServer hears of it in place of what ``predecessor`` held."""
-        self._adopting = False
+        self.adopting = False
         self._links.expect_no_more()
         self._tell(self._report(replaces=predecessor))
 
@@ -334,7 +337,7 @@ class CircuitForwarder:
                     case _:
                         pass  # the handshake's end, acknowledgements, pongs and good-byes change nothing here
         except RemoteProtocolError as error:
-            self.refusals[f"protocol error: {error.code}"] += 1
+            self.refusals[CONNECTION_ERROR + error.code] += 1
             connection.close()
         if self.switch.ended:
             self._setup.report_ended()
@@ -348,6 +351,9 @@ class CircuitForwarder:
         connection = link.connection
         if connection.peer is None and not link.bridge:
             self.steps.handshake_failed(connection, reason)
+        if code := loss(link, reason):
+            self.refusals[code] += 1
+        self._note("connection of %s is over: %s", link.agent or "a peer", code or connection.error or reason)
         connection.state = State.CLOSED
         session = connection.session
         self.switch.abandon(session, reason)
@@ -428,7 +434,7 @@ class CircuitForwarder:
     def _deliver(self, stream: Stream, action: Callable[[], None]) -> None:
         error = deliver(stream, action)
         if error is not None:
-            self.refusals[f"stream error: {error.code}"] += 1
+            self.refusals[STREAM_ERROR + error.code] += 1
             if isinstance(stream.owner, HopStream | StopStream | BridgeStream):
                 stream.owner.was_reset()
             self._ended(stream)
@@ -468,15 +474,18 @@ class CircuitForwarder:
             self._reported = ()
             self._deadlines.set("counters", now + COUNTERS_INTERVAL, self._count)
 
-    def _count(self, now: float) -> None:
-        """Report what changed; say nothing while nothing does."""
-        counters = messages.ForwarderCounters(
+    def _counters(self) -> messages.ForwarderCounters:
+        return messages.ForwarderCounters(
             forwarder=self.name,
             connections=len(self.links),
             circuits=len(self.circuits),
             bytes_forwarded=self.arena.bytes_switched - self._setup.bytes_counted_elsewhere(),
             refusals=dict(self.refusals),
         )
+
+    def _count(self, now: float) -> None:
+        """Report what changed; say nothing while nothing does."""
+        counters = self._counters()
         if counters != self._reported:
             self._reported = counters
             self._tell(counters)

@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable
 
 from actors.bridges import Bridges, BridgeStream
-from actors.circuit_steps import CircuitSteps
+from actors.circuit_steps import CircuitSteps, failure_code
 from actors.deadlines import Deadlines
 from actors.links import ForwarderPolicy, Link
 from actors.moves import Move
+from actors.refusals import FAILED
 from actors.relay_streams import Admission, CircuitAsker, HopStream, StopStream, told_limit
 from actors.self_description import SelfDescription
 from protocol import messages
@@ -37,7 +38,7 @@ class CircuitSetup:
     not answered, by their number.  ``opening``: circuits whose target has not answered, ``circuits``: those that stand,
     both by the number that RelayServer gave.  ``steps``: is told each step that a request takes.  ``moves``:
     connections that the host is to send to their targets' forwarders.  ``wall``: from a time as we have it to what
-    clocks show then.
+    clocks show then.  ``note``: takes what a log at debug says.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class CircuitSetup:
         "_links",
         "_name",
         "_next_request",
+        "_note",
         "_policy",
         "_refusals",
         "_steps",
@@ -78,6 +80,7 @@ class CircuitSetup:
         steps: CircuitSteps,
         expire_at: Callable[[Stream, float], None],
         wall: Callable[[float], float],
+        note: Callable[..., None],
     ) -> None:
         self.asked: dict[int, HopStream] = {}
         self.opening: dict[int, Admission] = {}
@@ -95,6 +98,7 @@ class CircuitSetup:
         self._expire_at = expire_at
         self._steps = steps
         self._wall = wall
+        self._note = note
         self._next_request = 1
         # Bridges that are being connected: their admission, and the token to show.
         self._crossing: dict[int, tuple[Admission, bytes]] = {}
@@ -109,6 +113,7 @@ class CircuitSetup:
         """Its time is over; False when it waits for nothing here."""
         if self.asked.pop(hop.request_id, None) is None:
             return False
+        self._refusals["undecided"] += 1
         self._refuse(hop, Status.CONNECTION_FAILED, "the relay did not decide in time", 1)
         return True
 
@@ -119,6 +124,7 @@ class CircuitSetup:
         self._steps.asked(hop, link.peer.bytes, None if hop.target is None else hop.target.bytes, link.address)
         if link.relayed:
             # "RESERVE and CONNECT over a relayed connection: PERMISSION_DENIED" (circuit-v2, "Hop protocol").
+            self._refusals["relayed"] += 1
             self._refuse(hop, Status.PERMISSION_DENIED, "not over a relayed connection", 0)
             return
         self.take_up(hop, waiting=True)
@@ -151,6 +157,7 @@ class CircuitSetup:
                 self._ask(request_id, hop)
             elif hop.asked_again:
                 del self.asked[request_id]
+                self._refusals["undecided"] += 1
                 self._refuse(hop, Status.CONNECTION_FAILED, "the relay could not decide", 1)
             else:
                 hop.asked_again = True
@@ -196,6 +203,7 @@ class CircuitSetup:
 
     def _refuse(self, hop: CircuitAsker, status: Status, reason: str, retry_after: int) -> None:
         self._refusals[status.name] += 1
+        self._note("refused with %s: %s", status.name, reason)
         hop.refuse(status, reason, retry_after)
         if not hop.stream.closed:
             self._expire_at(hop.stream, self._steps.now + self._policy.stream_timeout)
@@ -419,6 +427,7 @@ class CircuitSetup:
 
     def _failed(self, admission: Admission, status: Status, reason: str) -> None:
         if not isinstance(admission.hop, BridgeStream):
+            self._refusals[FAILED + failure_code(reason)] += 1
             self._tell_failed(admission.circuit, status, reason)
 
     def _tell_failed(self, circuit: int, status: Status, reason: str) -> None:

@@ -46,8 +46,9 @@ class Link:
 
     ``address``: the remote IP as text.  ``remote``, ``local``: binary multiaddrs.  ``relayed``: it came through another
     relay.  ``may_hold``: a reservation was asked for, so RelayServer may hold one.  ``reserved_until``: by our own
-    clock, seconds, 0: no reservation.  ``bridge``: at its other end is another forwarder of this node
-    (actors/bridges.py); ``beyond``: the peer that it leads to, None on the side of that peer.
+    clock, seconds, 0: no reservation.  ``outstayed``: it is closed because it was idle.  ``bridge``: at its other end
+    is another forwarder of this node (actors/bridges.py); ``beyond``: the peer that it leads to, None on the side of
+    that peer.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Link:
         "idle_since",
         "local",
         "may_hold",
+        "outstayed",
         "relayed",
         "remote",
         "reserved_until",
@@ -80,6 +82,7 @@ class Link:
         self.agent = ""
         self.idle_since: float | None = None
         self.may_hold = False
+        self.outstayed = False
         self.reserved_until = 0.0
         self.circuits = 0
 
@@ -245,7 +248,7 @@ class Links:
             if link.idle_since is None:
                 link.idle_since = now
             elif now - link.idle_since >= self._policy.idle_timeout:
-                self._refusals["idle_timeout"] += 1
+                link.outstayed = True
                 connection.close()
         if connection.state is State.CLOSED:
             connection.mark_dirty()

@@ -11,16 +11,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from actors.actor import Send
+from actors.refusals import tell_apart
 from protocol import messages
 from protocol.messages import Times
-from protocol.relay_hop import Status
 from tracing.metrics import OTHER, add_counts
 
 FORWARDERS: Final = "forwarder/"
 RELAY_SERVER: Final = "relay_server"
-
-_CONNECTION_ERROR: Final = "protocol error: "
-_STREAM_ERROR: Final = "stream error: "
 
 
 def slot(actor: str) -> str:
@@ -65,8 +62,8 @@ def add_times(one: Times | None, other: Times) -> Times:
 class Snapshot:
     """All of it, by slot, process or actor.  ``status``: RelayServer's last word, None: it has said none.
 
-    ``refused``: requests by the limit that was hit; ``answers``: by the status that the peer was told; ``errors``: of
-    peers, by layer ("connection", "stream") and code.
+    ``refused``: requests by the limit that was hit; ``answers``: by the status that the peer was told; ``lost``:
+    connections that were given up; ``errors``: of peers, by layer ("connection", "stream") and code.
     """
 
     forwarders: dict[str, Sums]
@@ -75,6 +72,7 @@ class Snapshot:
     status: messages.StatusAnswer | None
     refused: dict[str, float]
     answers: dict[str, float]
+    lost: dict[str, float]
     errors: dict[tuple[str, str], float]
     granted: int
     processes: dict[str, messages.ProcessMetrics]
@@ -145,7 +143,10 @@ class Metrics:
             forwarders[slot(name)].add(one)
         for sums in forwarders.values():
             add_counts(refusals, sums.refusals)
-        refused, answers, errors = _sorted_out(refusals)
+        reasons = tell_apart(refusals)
+        refused: dict[str, float] = {}
+        for name, count in reasons.limits.items():
+            add_counts(refused, {name if name.isidentifier() else OTHER: count})
         add_counts(refused, self._refused_before)
         if self._status is not None:
             add_counts(refused, self._status.refused_here or {})
@@ -155,8 +156,9 @@ class Metrics:
             circuits=self._gauge({name: one.circuits for name, one in self._forwarders.items()}, forwarders),
             status=self._status,
             refused=refused,
-            answers=answers,
-            errors=errors,
+            answers=reasons.answers,
+            lost=reasons.lost,
+            errors=reasons.errors,
             granted=self._granted_before + (self._status.granted if self._status is not None else 0),
             processes={slot(name): one for name, one in self._processes.items()},
             forwarder_cpu=self._forwarder_cpu(),
@@ -194,22 +196,3 @@ def _merge(into: Sums, other: Sums) -> None:
         add_counts(mine, theirs)
     for stage, times in other.setup.items():
         into.setup[stage] = add_times(into.setup.get(stage), times)
-
-
-def _sorted_out(
-    refusals: dict[str, float],
-) -> tuple[dict[str, float], dict[str, float], dict[tuple[str, str], float]]:
-    """A forwarder's counter has limits, answers and peers' errors in one: (limits, answers, errors)."""
-    limits: dict[str, float] = {}
-    answers: dict[str, float] = {}
-    errors: dict[tuple[str, str], float] = {}
-    for name, count in refusals.items():
-        if name in Status.__members__:
-            add_counts(answers, {name.lower(): count})
-        elif name.startswith(_CONNECTION_ERROR):
-            errors["connection", name.removeprefix(_CONNECTION_ERROR)] = count
-        elif name.startswith(_STREAM_ERROR):
-            errors["stream", name.removeprefix(_STREAM_ERROR)] = count
-        else:
-            add_counts(limits, {name if name.isidentifier() else OTHER: count})
-    return limits, answers, errors

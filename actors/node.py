@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from actors import keeper
@@ -35,6 +35,7 @@ from actors.self_description import AGENT
 from actors.settings import Settings, SettingsError, load_settings, print_settings, warn_of_contradictions
 from actors.upgrade import Former, KnownAs, Upgrade, UpgradeFailed, former_process
 from protocol.identity import Identity
+from protocol.messages import StatusAnswer
 from protocol.noise import StaticKey
 from tracing.otlp import ExportError
 from tracing.sampling import SamplerError
@@ -50,6 +51,9 @@ RELAY_SERVER: Final = "relay_server"
 
 #: Seconds that RelayServer waits for the forwarder's report in a process that takes over: that report ends it.
 ADOPTION_WAIT: Final = 3600.0
+
+#: Reasons of a kind that a line for people names.
+SHOWN: Final = 4
 
 #: Turns of the loop in which signals that came before they were blocked are heard.
 TURNS: Final = 4
@@ -80,6 +84,7 @@ class Node(NodeBase):
         self._known_as: KnownAs | None = None
         self._listening: list[tuple[str, socket.socket]] = []
         self._forwarder: CircuitForwarder | None = None
+        self._server: RelayServer | None = None
         self._metrics: NodeMetrics | None = None
         self.runtime = LocalRuntime(
             clock=steady_clock(),
@@ -142,7 +147,7 @@ class Node(NodeBase):
             return self.ready()
         moved = await self._former.take_over(self.host, self._forwarder, self.runtime.now, self._flush)
         self._former.watch_keeper(self.stopping.set)
-        self._last_bytes = self._forwarder.arena.bytes_switched
+        self._sums.take("bytes", self._forwarder.arena.bytes_switched)
         self.tell_addresses()
         log.info("took over %s", moved)
         return {**self.ready(), "event": "upgraded", **moved.figures()}
@@ -223,17 +228,17 @@ class Node(NodeBase):
         forwarder = self._forwarder
         if forwarder is None:
             return {"event": "status"}
-        total = forwarder.arena.bytes_switched
-        now = self.runtime.now()
-        return {
-            "event": "status",
-            "connections": len(forwarder.links),
-            "reservations": sum(1 for link in forwarder.links.values() if link.reserved_until > now),
-            "circuits": len(forwarder.circuits),
-            "bytes": total,
-            "bytes_per_second": self.rate(total, interval),
-            "refusals": dict(forwarder.refusals),
-        }
+        now, server = self.runtime.now(), self._server
+        told = StatusAnswer(
+            0,
+            reservations=sum(1 for link in forwarder.links.values() if link.reserved_until > now),
+            circuits=len(forwarder.circuits),
+            connections=len(forwarder.links),
+            bytes_forwarded=forwarder.arena.bytes_switched,
+            refusals=dict(forwarder.refusals),
+            refused_here=server.refused_here if server is not None else {},
+        )
+        return self.told_status(told, interval)
 
     def processes(self) -> dict[str, Any]:
         pid = os.getpid()
@@ -241,12 +246,13 @@ class Node(NodeBase):
 
     def _relay_server(self) -> RelayServer:
         wait = ADOPTION_WAIT if self._adopting else REPORT_WAIT
-        return RelayServer(
+        self._server = RelayServer(
             relay_server_policy(self.settings),
             forwarders=(FORWARDER,),
             tracer=self.telemetry.tracer,
             report_wait=wait,
         )
+        return self._server
 
     def _circuit_forwarder(self) -> CircuitForwarder:
         if self._forwarder is not None:
@@ -259,6 +265,7 @@ class Node(NodeBase):
             pid=os.getpid(),
             now=self.runtime.now(),
             wall=told_by(self.runtime.now),
+            note=log.debug,
             addresses=self._former.addresses if self._adopting and self._former is not None else self._own_addresses,
             relay_server=RELAY_SERVER,
             tracer=self.telemetry.tracer,
@@ -293,7 +300,23 @@ def line(report: dict[str, Any]) -> str:
         f"{report['circuits']} circuits, {report['bytes_per_second'] / 1e6:.1f} MB/s, "
         f"{report['reservations']} reservations, {report['connections']} connections, "
         f"{report['bytes'] / 1e9:.2f} GB relayed"
+        + "".join(_counted(report.get(kind, {}), text) for kind, text in _COUNTED)
     )
+
+
+_COUNTED: Final = (
+    ("refusals", "refused"),
+    ("failures", "circuits failed"),
+    ("lost", "connections given up"),
+    ("errors", "peers' errors"),
+)
+
+
+def _counted(counts: Mapping[str, int], text: str) -> str:
+    """``, 5 refused (max_reservations_per_ip 3, no_reservation 2)``; nothing when there was nothing."""
+    reasons = sorted(((name, n) for name, n in counts.items() if n), key=lambda entry: (-entry[1], entry[0]))
+    shown = [f"{name} {n}" for name, n in reasons[:SHOWN]] + ["..."] * (len(reasons) > SHOWN)
+    return f", {sum(n for _, n in reasons)} {text} ({', '.join(shown)})" if reasons else ""
 
 
 async def serve(settings: Settings, make: Callable[[Callable[[dict[str, Any]], None]], NodeBase], out: TextIO) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from actors.ports.addresses import announced, reachable
+from actors.refusals import tell_apart
 from actors.self_description import AGENT
 from actors.settings import Settings
 from protocol.identity import Identity
+from protocol.messages import StatusAnswer
 
 log = logging.getLogger("actors.node")
 
@@ -20,6 +23,30 @@ EXIT_SETTINGS: Final = 2
 EXIT_UNAVAILABLE: Final = 69
 EXIT_FAILED: Final = 70
 EXIT_REFUSED: Final = 75
+
+
+class Sums:
+    """Counts that never go back, of counters that may begin anew: the difference is kept."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], int] = {}
+        self._before: Counter[tuple[str, str]] = Counter()
+
+    def of(self, kind: str, name: str = "") -> int:
+        """What it was last."""
+        return self._before[kind, name] + self._last.get((kind, name), 0)
+
+    def take(self, kind: str, value: float, name: str = "") -> int:
+        """What it is, now that its counter says ``value``."""
+        key = (kind, name)
+        self._before[key] += max(self._last.get(key, 0) - int(value), 0)
+        self._last[key] = int(value)
+        return self.of(kind, name)
+
+    def take_all(self, kind: str, values: Mapping[str, float]) -> dict[str, int]:
+        """The same for counters by name; one that is not there has begun anew."""
+        known = [name for one, name in self._last if one == kind]
+        return {name: self.take(kind, values.get(name, 0), name) for name in dict.fromkeys([*known, *values])}
 
 
 class NodeBase:
@@ -34,7 +61,7 @@ class NodeBase:
         self._report = report
         self._bound: list[tuple[str, int]] = []
         self._own_addresses: list[bytes] = []
-        self._last_bytes = 0
+        self._sums = Sums()
 
     # What differs.
 
@@ -113,11 +140,26 @@ class NodeBase:
             return EXIT_FAILED
         return 0
 
-    def rate(self, total: int, interval: float) -> int:
-        """Bytes a second since the status before."""
-        rate = (total - self._last_bytes) / interval if interval else 0.0
-        self._last_bytes = total
-        return max(round(rate), 0)
+    def told_status(self, told: StatusAnswer, interval: float) -> dict[str, Any]:
+        """What to report, after ``interval`` seconds without a report.  What is counted goes on where it was when the
+        actor that counts begins anew."""
+        reasons = tell_apart(told.refusals)
+        refusals = Counter(reasons.limits)
+        refusals.update(told.refused_here or {})
+        before = self._sums.of("bytes")
+        total = self._sums.take("bytes", told.bytes_forwarded)
+        return {
+            "event": "status",
+            "connections": told.connections,
+            "reservations": told.reservations,
+            "circuits": told.circuits,
+            "bytes": total,
+            "bytes_per_second": round((total - before) / interval) if interval else 0,
+            "refusals": self._sums.take_all("refused", refusals),
+            "failures": self._sums.take_all("failed", reasons.failures),
+            "lost": self._sums.take_all("lost", reasons.lost),
+            "errors": self._sums.take_all("broke", {" ".join(kind): n for kind, n in reasons.errors.items()}),
+        }
 
     def ready(self) -> dict[str, Any]:
         return {

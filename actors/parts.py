@@ -103,6 +103,7 @@ def forwarder(
             pid=os.getpid(),
             now=surroundings.now(),
             wall=told_by(surroundings.now),
+            note=log.debug,
             addresses=place.addresses,
             relay_server=RELAY_SERVER,
             host=here.name,

@@ -199,16 +199,7 @@ class RayNode(NodeBase):
             self._desk.waiting.pop(number, None)
             log.warning("RelayServer does not say how the node is")
             return {"event": "status"}
-        return {
-            "event": "status",
-            "connections": told.connections,
-            "reservations": told.reservations,
-            "circuits": told.circuits,
-            "bytes": told.bytes_forwarded,
-            "bytes_per_second": self.rate(told.bytes_forwarded, interval),
-            "refusals": told.refusals,
-            "restarted": runtime.restarted,
-        }
+        return {**self.told_status(told, interval), "restarted": runtime.restarted}
 
     def processes(self) -> dict[str, Any]:
         runtime, session = self._runtime, self._session

@@ -133,11 +133,11 @@ class RelayServer:
         self._opening: dict[int, float] = {}
         self._counts = CircuitCounts({setting: getattr(policy, setting) for setting in LIMITS})
         self._next_circuit = 1
-        self._refusals: Counter[str] = Counter()
-        self._refused_here: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
         self._granted = 0
         self._counters: dict[str, messages.ForwarderCounters] = {}
         self._bytes_before = 0  # of forwarders that are gone
+        self._refusals_before: Counter[str] = Counter()
         # Until each forwarder has reported, requests wait; one that is asked again waits once.
         self._unreported: set[str] = set(self._forwarders)
         self._reported: set[str] = set()
@@ -159,6 +159,11 @@ class RelayServer:
     @property
     def reservations_in_all(self) -> int:
         return len(self._reservations)
+
+    @property
+    def refused_here(self) -> dict[str, int]:
+        """Requests refused, by the limit that was hit."""
+        return dict(self._refused)
 
     @property
     def circuits_in_all(self) -> int:
@@ -199,10 +204,10 @@ class RelayServer:
                 if not self._handovers.fell(actor):
                     self._forwarder_lost(actor)
                 return self._answer_waiting(now)
-            case messages.StatusAsked(request_id=request_id, asker=asker):
+            case messages.StatusAsked(request_id=request_id, asker=asker) if not self._unreported:
                 return [Send(asker, self._status(request_id))]
-            case messages.ActorUp():
-                pass  # a forwarder reports by itself when it starts
+            case messages.ActorUp() | messages.StatusAsked():
+                pass  # a forwarder reports by itself when it starts; until all have, sums would be too small
         return []
 
     def next_deadline(self) -> float | None:
@@ -262,8 +267,7 @@ class RelayServer:
         return self._connect(asked, now)
 
     def _refuse(self, asked: messages.ReserveAsked | messages.ConnectAsked, refusal: _Refusal) -> Send:
-        self._refusals[refusal.setting] += 1
-        self._refused_here[refusal.setting] += 1
+        self._refused[refusal.setting] += 1
         self._spans.refused(asked, refusal.setting)
         reserving = isinstance(asked, messages.ReserveAsked)
         message = (messages.ReserveRefused if reserving else messages.ConnectRefused)(
@@ -464,7 +468,7 @@ class RelayServer:
         self._forwarders.pop(forwarder, None)  # it, or its successor, reports when it starts
         if (last := self._counters.pop(forwarder, None)) is not None:
             self._bytes_before += last.bytes_forwarded
-            self._refusals.update(last.refusals)
+            self._refusals_before.update(last.refusals)
         self._spans.lost(forwarder)
         self._counters.pop(forwarder, None)
         self._reach.pop(forwarder, None)
@@ -477,7 +481,7 @@ class RelayServer:
             self._forget(number)
 
     def _status(self, request_id: int) -> messages.StatusAnswer:
-        refusals = self._refusals.copy()
+        refusals = self._refusals_before.copy()
         for counters in self._counters.values():
             refusals.update(counters.refusals)
         return messages.StatusAnswer(
@@ -487,7 +491,7 @@ class RelayServer:
             connections=sum(counters.connections for counters in self._counters.values()),
             bytes_forwarded=self._bytes_before + sum(one.bytes_forwarded for one in self._counters.values()),
             refusals=dict(refusals),
-            refused_here=dict(self._refused_here),
+            refused_here=self.refused_here,
             granted=self._granted,
         )
 

@@ -222,6 +222,9 @@ class AddressesChanged(_Message, frozen=True):
 
 
 class StatusAnswer(_Message, frozen=True):
+    """``refusals``: what forwarders counted (actors/refusals.py); ``refused_here``: what RelayServer refused, by the
+    limit that was hit.  A refusal of RelayServer's is in the first by the status that the peer was told."""
+
     request_id: int
     reservations: int
     circuits: int

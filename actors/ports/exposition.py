@@ -84,6 +84,7 @@ def families(snapshot: Snapshot, *, version: str, limits: Mapping[str, float]) -
         _counter(
             "refusals", "Requests and connections refused, by the limit that was hit.", "reason", snapshot.refused
         ),
+        _counter("lost_connections", "Connections given up, or lost by the network.", "reason", snapshot.lost),
         _counter("refused_answers", "Refusals as peers were told them.", "status", snapshot.answers),
         errors,
         _counter("handshake_failures", "Connections that ended before their peer was known.", "reason", handshakes),

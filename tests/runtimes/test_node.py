@@ -65,6 +65,17 @@ def test_bytes_pass_and_the_status_line_counts_them(start: Start) -> None:
     assert (status["circuits"], status["reservations"], status["connections"]) == (1, 1, 2)
 
 
+def test_the_status_says_which_limit_was_hit(start: Start) -> None:
+    node = start("--status-interval", "0.2", "--max-reservations-per-ip", "1", "--max-connections-per-ip", "2")
+    alice, bob = SocketPeer(node, "alice"), SocketPeer(node, "bob")
+    assert isinstance(alice.reserve(), ReservationGranted)
+    assert not isinstance(bob.reserve(), ReservationGranted)
+    with socket.create_connection(("127.0.0.1", node.port)) as third, pytest.raises(ConnectionResetError):
+        third.recv(1)
+    while (status := node.event())["refusals"] != {"max_connections_per_ip": 1, "max_reservations_per_ip": 1}:
+        assert sum(status["refusals"].values()) < 2
+
+
 def test_sigterm_says_good_bye_and_ends_in_time(start: Start) -> None:
     node = start()
     alice = SocketPeer(node, "alice")

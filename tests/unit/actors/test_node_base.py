@@ -1,0 +1,71 @@
+"""What a node says of itself: counts that never go back, and what people read of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from actors.node import line
+from actors.node_base import NodeBase, Sums
+from actors.settings import load_settings
+from protocol.identity import Identity
+from protocol.messages import StatusAnswer
+from tests.support.peers import seeded
+
+
+def node(tmp_path: Path) -> NodeBase:
+    settings = load_settings([], {"HOME": str(tmp_path)})
+    return NodeBase(settings, Identity.from_seed(seeded("node")), lambda event: None)
+
+
+def answer(total: int, refusals: dict[str, int] | None = None, refused_here: dict[str, int] | None = None) -> Any:
+    return StatusAnswer(0, 1, 2, 3, total, refusals or {}, refused_here or {})
+
+
+def test_sums_go_on_where_they_were_when_their_counter_begins_anew() -> None:
+    sums = Sums()
+    assert [sums.take("bytes", value) for value in (100, 150, 20, 30, 0, 5)] == [100, 150, 150, 160, 160, 165]
+    assert sums.take_all("refused", {"a": 2}) == {"a": 2}
+    assert sums.take_all("refused", {"b": 1}) == {"a": 2, "b": 1}
+    assert sums.take_all("refused", {"a": 1, "b": 1}) == {"a": 3, "b": 1}
+    assert sums.take_all("lost", {}) == {}
+
+
+def test_a_forwarder_that_fell_takes_nothing_back(tmp_path: Path) -> None:
+    base = node(tmp_path)
+    first = base.told_status(answer(5000, {"max_connections": 2}), 10.0)
+    assert (first["bytes"], first["bytes_per_second"], first["refusals"]) == (5000, 500, {"max_connections": 2})
+    second = base.told_status(answer(1000), 10.0)
+    assert (second["bytes"], second["bytes_per_second"], second["refusals"]) == (5000, 0, {"max_connections": 2})
+    third = base.told_status(answer(3000), 10.0)
+    assert (third["bytes"], third["bytes_per_second"]) == (7000, 200)
+
+
+def test_refusals_are_counted_once_and_by_the_limit_that_was_hit(tmp_path: Path) -> None:
+    counted = {
+        "RESERVATION_REFUSED": 3,
+        "NO_RESERVATION": 2,
+        "max_connections_per_ip": 7,
+        "circuit failed: stop_timeout": 1,
+        "connection lost: max_backlog": 1,
+        "protocol error: noise": 4,
+    }
+    here = {"max_reservations_per_ip": 3, "no_reservation": 2}
+    status = node(tmp_path).told_status(answer(0, counted, here), 0.0)
+    assert status["refusals"] == {"max_connections_per_ip": 7, **here}
+    assert (status["failures"], status["lost"]) == ({"stop_timeout": 1}, {"max_backlog": 1})
+    assert status["errors"] == {"connection noise": 4}
+    assert line(status).endswith(
+        "0.00 GB relayed, 12 refused (max_connections_per_ip 7, max_reservations_per_ip 3, no_reservation 2), "
+        "1 circuits failed (stop_timeout 1), 1 connections given up (max_backlog 1), "
+        "4 peers' errors (connection noise 4)"
+    )
+
+
+def test_a_line_names_the_most_frequent_reasons_and_nothing_that_did_not_happen(tmp_path: Path) -> None:
+    base = node(tmp_path)
+    assert line(base.told_status(answer(0), 0.0)).endswith("0.00 GB relayed")
+    many = {f"reason_{number}": number for number in range(1, 8)}
+    assert line(base.told_status(answer(0, many), 0.0)).endswith(
+        "28 refused (reason_7 7, reason_6 6, reason_5 5, reason_4 4, ...)"
+    )
