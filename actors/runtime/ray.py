@@ -19,6 +19,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,6 +72,9 @@ HOST_SHARE: Final = 0.0001
 
 #: Seconds in which a host of the cluster must take a connection to count as there.
 REACHABLE: Final = 0.5
+
+#: Seconds in which Ray must say what hosts there are.
+ANSWER_TIMEOUT: Final = 10.0
 
 #: Connections in a row that the head of a cluster must refuse to count as gone.
 REFUSALS: Final = 4
@@ -149,7 +153,7 @@ class RaySession:
             return [HERE]
         own = self._ray.get_runtime_context().get_node_id()
         found: list[tuple[bool, Site]] = []
-        for node in self._ray.nodes():
+        for node in await _aside(self._ray.nodes):
             names = [name for name in node["Resources"] if name.startswith(HOST)]
             address, port = node["NodeManagerAddress"], node["NodeManagerPort"]
             # Ray takes half a minute to notice that a host is gone.
@@ -222,6 +226,36 @@ class RaySession:
     def abandon(self) -> None:
         """End Ray and all that it started, at once: for a program that ends by os._exit."""
         self.folder.close()
+
+
+async def _aside(ask: Callable[[], Any]) -> Any:
+    """Ask Ray in a thread that nothing waits for: of a head that is gone Ray waits for minutes, and who asked must hear
+    meanwhile that it is gone.  RayFailed."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: Exception | None) -> None:
+        if answer.done():
+            return  # nobody waits any more
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(RayFailed(f"Ray does not say what there is: {type(error).__name__}: {error}"))
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = ask()
+        except Exception as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return await asyncio.wait_for(answer, ANSWER_TIMEOUT)
+    except TimeoutError:
+        raise RayFailed(f"Ray has not said within {ANSWER_TIMEOUT:g} s what there is: is its head gone?") from None
 
 
 class _RayProcess:
