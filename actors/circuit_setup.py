@@ -190,7 +190,7 @@ class CircuitSetup:
         expires_at = int(self._wall(granted.expires_at))
         hop.grant(
             expires_at,
-            self._description.reservation_addresses(link.local),
+            self._description.reservation_addresses(link.local, link.remote),
             seal_voucher(self._identity, link.peer, expires_at),
             told_limit(granted.limit_duration, granted.limit_data),
         )

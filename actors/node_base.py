@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from actors.ports.addresses import announced, reachable
+from actors.ports.addresses import announced, reachable, told
 from actors.refusals import tell_apart
 from actors.self_description import AGENT
 from actors.settings import Settings
@@ -106,7 +106,7 @@ class NodeBase:
 
     def find_addresses(self) -> bool:
         """Look at what the interfaces have, unless addresses were given; True when that changed."""
-        own = announced(self.settings.announce) or reachable(self._bound)
+        own = announced(self.settings.announce) or told(reachable(self._bound))
         known, self._own_addresses = self._own_addresses, [address.binary for address in own]
         self.addresses = [f"{address.text}/p2p/{self.identity.peer_id}" for address in own]
         return known != self._own_addresses

@@ -11,7 +11,7 @@ from typing import Any, Final
 from actors.client_streams import Proposal
 from actors.inbound_streams import IdentifyAnswer
 from protocol import identify
-from protocol.addresses import with_peer
+from protocol.addresses import is_global, with_peer
 from protocol.envelope import seal_peer_record
 from protocol.errors import LocalProtocolError
 from protocol.identity import Identity
@@ -62,10 +62,16 @@ class SelfDescription:
             )
         )
 
-    def reservation_addresses(self, local: bytes) -> list[bytes]:
-        """Where a peer with a reservation is reached, with /p2p.  ``local``: our end of its connection, b"" if not
-        known: the one address of which we know that the peer can reach it."""
-        known = self.addresses if not local or local in self.addresses else (local, *self.addresses)
+    def reservation_addresses(self, local: bytes, remote: bytes) -> list[bytes]:
+        """Where a peer with a reservation is reached, with /p2p.
+
+        ``local``, ``remote``: our end of its connection and its own, b"" if not known.  At ``local`` it reached us, so
+        others may; but a private one is of no use beside public ones, except to those who are where the peer is.
+        """
+        known = self.addresses
+        if local and local not in known:
+            beside = not is_global(remote) or not any(map(is_global, known))
+            known = (local, *known) if beside or is_global(local) else known
         return [with_peer(address, self._identity.peer_id.bytes) for address in known]
 
     def push(self, session: Session, observed: bytes) -> Stream | None:

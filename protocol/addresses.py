@@ -27,3 +27,12 @@ def encode_tcp(address: IPv4Address | IPv6Address, port: int) -> bytes:
 def with_peer(address: bytes, peer: bytes) -> bytes:
     """``address`` with ``/p2p/PEER`` behind it (p2p 421: the length of the peer id, and the id)."""
     return address + b"\xa5\x03" + bytes((len(peer),)) + peer
+
+
+def is_global(address: bytes) -> bool:
+    """Whether ``address`` leads to one place from everywhere, as public IP addresses and names do."""
+    if address[:1] == b"\x04":
+        return len(address) >= 5 and IPv4Address(address[1:5]).is_global
+    if address[:1] == b"\x29":
+        return len(address) >= 17 and IPv6Address(address[1:17]).is_global
+    return bool(address)

@@ -12,7 +12,7 @@ from typing import Final
 import ifaddr
 from multiaddr import Multiaddr
 
-from protocol.addresses import encode_tcp
+from protocol.addresses import encode_tcp, is_global
 
 # It is the node that says so.
 log = logging.getLogger("actors.node")
@@ -92,6 +92,12 @@ def reachable(bound: Iterable[tuple[str, int]]) -> list[Address]:
             found.append((rank, candidate, port))
     found.sort(key=lambda entry: entry[0])
     return [_address(ip, port) for _, ip, port in dict.fromkeys(found)]
+
+
+def told(found: Sequence[Address]) -> list[Address]:
+    """Those of ``found`` that peers are told: if there are public ones, only these.  Whoever dials tries each, and the
+    others lead to other hosts in other networks."""
+    return [address for address in found if is_global(address.binary)] or list(found)
 
 
 def _interfaces(version: int) -> list[Ip]:
