@@ -293,6 +293,8 @@ def line(report: dict[str, Any]) -> str:
         return "RelayServer does not answer"
     if "addresses" in report:
         addresses = "\n".join(f"  {address}" for address in report["addresses"])
+        if warning := report.get("warning"):
+            addresses += f"\nWARNING: {warning}"
         if report["event"] == "ready":
             return f"{report['version']} is ready. Peers reserve and dial through:\n{addresses}"
         return f"The addresses have changed. Peers reserve and dial through:\n{addresses}"

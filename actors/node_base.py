@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from actors.ports.addresses import announced, reachable, told
+from actors.ports.addresses import announced, private, reachable, told
 from actors.refusals import tell_apart
 from actors.self_description import AGENT
 from actors.settings import Settings
@@ -23,6 +23,12 @@ EXIT_SETTINGS: Final = 2
 EXIT_UNAVAILABLE: Final = 69
 EXIT_FAILED: Final = 70
 EXIT_REFUSED: Final = 75
+
+
+ONLY_PRIVATE: Final = (
+    "only private addresses are known: peers on the internet do not reach this relay. Forward the port in the router, "
+    "and start it with --announce /ip4/YOUR.PUBLIC.IP/tcp/4001"
+)
 
 
 class Sums:
@@ -58,6 +64,7 @@ class NodeBase:
         self.failure: str | None = None
         self.stopping = asyncio.Event()
         self.addresses: list[str] = []
+        self.hidden = False
         self._report = report
         self._bound: list[tuple[str, int]] = []
         self._own_addresses: list[bytes] = []
@@ -109,6 +116,7 @@ class NodeBase:
         own = announced(self.settings.announce) or told(reachable(self._bound))
         known, self._own_addresses = self._own_addresses, [address.binary for address in own]
         self.addresses = [f"{address.text}/p2p/{self.identity.peer_id}" for address in own]
+        self.hidden = not self.settings.announce and private(own)
         return known != self._own_addresses
 
     def look_at_addresses(self) -> None:
@@ -117,7 +125,7 @@ class NodeBase:
             return
         if self.find_addresses():
             self.tell_addresses()
-            self._report({"event": "addresses", "addresses": self.addresses})
+            self._report(self.changed())
         self._watch_addresses()
 
     def _watch_addresses(self) -> None:
@@ -166,9 +174,22 @@ class NodeBase:
             "event": "ready",
             "peer_id": str(self.identity.peer_id),
             "addresses": self.addresses,
+            **self._warning(),
             **self.processes(),
             "version": AGENT,
         }
+
+    def changed(self) -> dict[str, Any]:
+        """To report when the addresses are others now."""
+        return {"event": "addresses", "addresses": self.addresses, **self._warning()}
+
+    def _warning(self) -> dict[str, str]:
+        """Behind NAT nothing shows that the relay is of no use to others: it is ready, and idle."""
+        if not self.hidden:
+            return {}
+        if self.settings.json:  # whoever reads the lines for people has read it
+            log.warning("%s", ONLY_PRIVATE)
+        return {"warning": ONLY_PRIVATE}
 
     def failed(self, error: BaseException | str) -> None:
         """The node cannot go on: it says so, and ends."""

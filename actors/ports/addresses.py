@@ -100,6 +100,12 @@ def told(found: Sequence[Address]) -> list[Address]:
     return [address for address in found if is_global(address.binary)] or list(found)
 
 
+def private(known: Sequence[Address]) -> bool:
+    """Whether all of them are of private networks, where other hosts are: a relay at home, behind NAT."""
+    ips = [ipaddress.ip_address(address.text.split("/")[2]) for address in known]
+    return not any(ip.is_global for ip in ips) and not all(ip.is_loopback for ip in ips)
+
+
 def _interfaces(version: int) -> list[Ip]:
     found: list[Ip] = []
     for adapter in ifaddr.get_adapters():

@@ -135,11 +135,11 @@ async def test_addresses_that_change_are_told(tmp_path: Path, monkeypatch: pytes
     await node.start()
     node.look_at_addresses()
     assert told == []
-    moved = announced(["/ip4/203.0.113.9/tcp/4001"])
+    moved = announced(["/ip4/1.2.3.4/tcp/4001"])
     monkeypatch.setattr("actors.node_base.reachable", lambda bound: moved)
     node.look_at_addresses()
     peer_id = node.identity.peer_id
-    assert told == [{"event": "addresses", "addresses": [f"/ip4/203.0.113.9/tcp/4001/p2p/{peer_id}"]}]
+    assert told == [{"event": "addresses", "addresses": [f"/ip4/1.2.3.4/tcp/4001/p2p/{peer_id}"]}]
     node.stopping.set()
     assert await node.run() == 0
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from actors.node import line
 from actors.node_base import NodeBase, Sums
+from actors.ports.addresses import _address
 from actors.settings import load_settings
 from protocol.identity import Identity
 from protocol.messages import StatusAnswer
 from tests.support.peers import seeded
 
 
-def node(tmp_path: Path) -> NodeBase:
-    settings = load_settings([], {"HOME": str(tmp_path)})
+def node(tmp_path: Path, *flags: str) -> NodeBase:
+    settings = load_settings(flags, {"HOME": str(tmp_path)})
     return NodeBase(settings, Identity.from_seed(seeded("node")), lambda event: None)
 
 
@@ -69,3 +73,28 @@ def test_a_line_names_the_most_frequent_reasons_and_nothing_that_did_not_happen(
     assert line(base.told_status(answer(0, many), 0.0)).endswith(
         "28 refused (reason_7 7, reason_6 6, reason_5 5, reason_4 4, ...)"
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "flags", "warned"),
+    [
+        (["192.168.1.5", "127.0.0.1"], [], True),
+        (["100.64.0.7"], [], True),
+        (["192.168.1.5", "2600::5"], [], False),
+        (["127.0.0.1"], [], False),  # asked for: a network of one host
+        (["192.168.1.5"], ["--announce", "/ip4/192.168.1.5/tcp/4001"], False),
+    ],
+)
+def test_a_relay_that_the_internet_does_not_reach_says_so(
+    found: list[str], flags: list[str], warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = node(tmp_path, *flags)
+    base.processes = dict  # type: ignore[method-assign]
+    ips = [ipaddress.ip_address(text) for text in found]
+    monkeypatch.setattr("actors.node_base.reachable", lambda bound: [_address(ip, 4001) for ip in ips])
+    base.find_addresses()
+    ready = base.ready()
+    assert ("warning" in ready) is warned
+    for event in (ready, base.changed()):
+        text = line(event)
+        assert ("--announce /ip4/YOUR.PUBLIC.IP/tcp/4001" in text) is warned
