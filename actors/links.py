@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from actors.crowd import Counted, Crowd
 from actors.deadlines import Deadlines
@@ -14,6 +15,9 @@ from protocol.errors import LocalProtocolError
 from protocol.identity import PeerId
 from protocol.noise import StaticKey
 from protocol.switching import Switch
+
+#: How often a connection that is not idle is looked at in idle_timeout, which bounds how late it is found idle.
+LOOKS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +236,11 @@ class Links:
     def _watch(self, link: Link, now: float) -> None:
         """Look at the connection again when the first of its deadlines may have come.
 
-        Receiving does not move the entry: :meth:`_look_at` finds the connection alive and sets the next one, so a
-        busy connection costs one look an interval.
+        Receiving does not move the entry, nor does the end of a stream: :meth:`_look_at` finds the connection alive and
+        sets the next one, so a busy connection costs some looks an interval.
         """
-        idle = (now if link.idle_since is None else link.idle_since) + self._policy.idle_timeout
+        timeout = self._policy.idle_timeout
+        idle = now + timeout / LOOKS if link.idle_since is None else link.idle_since + timeout
         when = link.connection.next_deadline()
         self._deadlines.set(link, idle if when is None else min(when, idle), lambda later: self._look_at(link, later))
 

@@ -225,6 +225,23 @@ def test_an_idle_connection_is_closed_and_a_reserved_or_busy_one_is_not() -> Non
     assert idle.connection.session.remote_going_away
 
 
+@pytest.mark.parametrize("busy", [1, 7, 14, 16, 30, 59, 61, 100])
+def test_a_connection_is_closed_about_when_its_time_is_over_and_never_before(busy: int) -> None:
+    """Whenever its last stream ended."""
+    relay = MemoryRelay(forwarder_policy=quiet(idle_timeout=60, stream_timeout=1000))
+    (alice,) = attached(relay, "alice")
+    view = alice.open(ping.PROTOCOL)
+    relay.run()
+    relay.advance(busy)
+    view.finish()
+    relay.run()
+    assert not relay.links[alice].connection.session.streams
+    relay.advance(59)
+    assert relay.links[alice].connection.state is State.MULTIPLEXED
+    relay.advance(17)
+    assert relay.links[alice].connection.state is State.CLOSED
+
+
 def test_a_silent_peer_is_pinged_and_one_that_does_not_answer_is_gone() -> None:
     limits = ConnectionLimits(keepalive_interval=10, keepalive_timeout=5)
     relay = MemoryRelay(forwarder_policy=ForwarderPolicy(rate_limits=False, connection=limits, idle_timeout=1000))
