@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
     if given[:1] == ["run"]:
-        return node.main(given[1:])
+        return node.main(given[1:], prog="descord-relay run")
     arguments = parser().parse_args(given)
     try:
         settings = load_settings([], os.environ)

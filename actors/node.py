@@ -32,7 +32,7 @@ from actors.relay_server import REPORT_WAIT, RelayServer
 from actors.runtime.heap import settle_heap
 from actors.runtime.local import LocalRuntime
 from actors.self_description import AGENT
-from actors.settings import Settings, SettingsError, load_settings, print_settings, warn_of_contradictions
+from actors.settings import PROGRAM, Settings, SettingsError, load_settings, print_settings, warn_of_contradictions
 from actors.upgrade import Former, KnownAs, Upgrade, UpgradeFailed, former_process
 from protocol.identity import Identity
 from protocol.messages import StatusAnswer
@@ -373,12 +373,12 @@ async def serve(settings: Settings, make: Callable[[Callable[[dict[str, Any]], N
     return await node.run()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = PROGRAM) -> int:
     """The command.  2: a setting or the identity is wrong; 69: a port cannot be had; 70: an actor kept failing; 75: it
     was to take over from another process, and cannot."""
     former = former_process(os.environ)
     try:
-        settings = load_settings(sys.argv[1:] if argv is None else list(argv), os.environ)
+        settings = load_settings(sys.argv[1:] if argv is None else list(argv), os.environ, prog=prog)
         if settings.print_settings:
             print_settings(settings)
             return 0

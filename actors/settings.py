@@ -27,6 +27,11 @@ log = logging.getLogger("actors.node")
 NAME: Final = "descord-relay"
 PREFIX: Final = "DESCORD_RELAY_"
 
+#: The settings file, in the environment.
+CONFIG: Final = PREFIX + "CONFIG"
+
+PROGRAM: Final = "python -m actors.node"
+
 _TRUE: Final = frozenset({"on", "true", "yes", "1"})
 _FALSE: Final = frozenset({"off", "false", "no", "0"})
 
@@ -103,16 +108,19 @@ class Settings:
     print_settings: bool
 
 
-def load_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """The settings; SettingsError when one is wrong.  ``--help`` and unknown flags end the program (argparse)."""
-    arguments = _parser().parse_args(argv)
-    config = (
-        Path(arguments.config) if arguments.config else _folder(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
-    )
+def load_settings(argv: Sequence[str], environ: Mapping[str, str], *, prog: str = PROGRAM) -> Settings:
+    """The settings; SettingsError when one is wrong.  ``--help`` and unknown flags end the program (argparse), which
+    was called as ``prog``."""
+    parser = _parser(prog)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{_nearest_flag(unknown)}")
+    named = arguments.config or environ.get(CONFIG, "")
+    config = Path(named) if named else _folder(environ, "XDG_CONFIG_HOME", ".config") / "config.toml"
     values: dict[str, Any] = {row.name: row.default for row in TABLE}
     origin = {row.name: "default" for row in TABLE}
     sources = (
-        (f"file {config}", _from_file(config, required=bool(arguments.config))),
+        (f"file {config}", _from_file(config, required=bool(named))),
         ("environment", _from_environment(environ)),
         ("flag", {row.name: given for row in TABLE if (given := getattr(arguments, row.name)) is not None}),
     )
@@ -167,15 +175,18 @@ def print_settings(settings: Settings) -> None:
         print(f"{name:<{width}}  {text}{' ' + unit if unit else ''}  ({settings.origin[name]})")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m actors.node",
+        prog=prog,
         description="A libp2p circuit relay: peers that cannot connect directly meet here, and it sees sealed bytes.",
         allow_abbrev=False,  # an abbreviation would change its meaning when a setting is added
-        epilog=f"Each flag is also a key of the settings file and an environment variable, {PREFIX}NAME.",
+        epilog=f"Each flag is also a key of the settings file and an environment variable, {PREFIX}NAME; "
+        "there addresses are separated by commas.",
     )
     parser.add_argument(
-        "--config", metavar="FILE", help=f"settings file (default: {NAME}/config.toml in the config folder)"
+        "--config",
+        metavar="FILE",
+        help=f"settings file (default: ${CONFIG}, or {NAME}/config.toml in the config folder)",
     )
     parser.add_argument(
         "--print-settings", action="store_true", help="show each setting with value, unit and origin, and end"
@@ -184,15 +195,27 @@ def _parser() -> argparse.ArgumentParser:
         flag = "--" + row.name.replace("_", "-")
         text = row.reason.replace("%", "%%")
         shown = "on" if row.default is True else "off" if row.default is False else row.default
-        if row.kind != "addresses" and shown not in ("", []):
+        if isinstance(shown, list):
+            shown = ", ".join(shown)
+        elif isinstance(shown, float):
+            shown = f"{shown:g}"
+        if shown != "":
             text += f" Default: {shown}{' ' + row.unit if row.unit else ''}."
         if row.kind == "bool":
             parser.add_argument(flag, nargs="?", const="on", metavar="on|off", help=text)
         elif row.kind == "addresses":
             parser.add_argument(flag, action="append", metavar="MULTIADDR", help=text + " Repeatable.")
         else:
-            parser.add_argument(flag, metavar=(row.unit or row.kind).split()[0].upper(), help=text)
+            parser.add_argument(flag, metavar=_metavar(row), help=text)
     return parser
+
+
+def _metavar(row: Row) -> str:
+    if row.choices:
+        return "|".join(row.choices)
+    if row.kind in ("int", "float"):
+        return {"bytes": "BYTES", "s": "SECONDS"}.get(row.unit.partition(" ")[0], "N")
+    return "FOLDER" if row.kind == "path" else "TEXT"
 
 
 def _folder(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
@@ -222,18 +245,27 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for variable, value in environ.items():
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) or variable == CONFIG:
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name not in ROWS:
             raise SettingsError(f"{variable}: there is no setting {name}{_nearest(name)}")
-        given[name] = value.split(",") if ROWS[name].kind == "addresses" and value else value or []
-    return {name: value for name, value in given.items() if value != []}
+        if ROWS[name].kind == "addresses":
+            given[name] = [text.strip() for text in value.split(",")] if value.strip() else []
+        else:
+            given[name] = value
+    return given
 
 
 def _nearest(name: str) -> str:
     near = difflib.get_close_matches(name, ROWS, n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _nearest_flag(unknown: Sequence[str]) -> str:
+    name = next((text[2:].partition("=")[0] for text in unknown if text.startswith("--")), "")
+    near = difflib.get_close_matches(name.replace("-", "_"), ROWS, n=1)
+    return f"; did you mean --{near[0].replace('_', '-')}?" if near else ""
 
 
 def _convert(row: Row, value: Any, source: str) -> Any:

@@ -128,7 +128,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "Time after which that key is replaced: a peer's circuits can be told to be one peer's for so long.",
         least=60, most=31_536_000),
     Row("shutdown_grace", "float", "s", 1.5,
-        "Time that peers have to take the last bytes when the node stops; it ends within 2 s.", most=60),
+        "Time that peers have to take the last bytes when the node stops; it ends within 2 s.", most=1.9),
 
     Row("circuit_data", "int", "bytes each way", 0,
         "What a circuit may carry; 0: unlimited. Fairness is kept by rates and counts, which end no transfer midway, "
@@ -197,7 +197,7 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("stop_timeout", "float", "s", 15.0,
         "Time that the target of a circuit has to accept it.", least=0.1, most=600),
     Row("resolver_timeout", "float", "s", 5.0,
-        "Time in which the name of an address that this node dials must resolve, however many records it leads to.",
+        "Time in which a name that `descord-relay ping` or `reserve` dials must resolve, whatever records it leads to.",
         least=0.1, most=600),
     Row("keepalive_interval", "float", "s", 60.0,
         "Silence after which a peer is pinged; home routers forget a connection after a few minutes. 0: never.",

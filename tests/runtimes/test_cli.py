@@ -142,6 +142,7 @@ def test_run_is_the_node(cli: Cli, tmp_path: Path) -> None:
     told = cli("run", "--print-settings", "--data-dir", str(tmp_path / "run"))
     assert told.returncode == 0
     assert "resolver_timeout" in told.stdout
+    assert cli("run", "--help").stdout.startswith("usage: descord-relay run ")
 
 
 @pytest.mark.parametrize(

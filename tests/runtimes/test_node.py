@@ -99,7 +99,7 @@ def test_a_peer_that_does_not_hang_up_is_not_waited_for(start: Start) -> None:
 
 
 def test_a_second_signal_ends_at_once(start: Start) -> None:
-    node = start("--shutdown-grace", "30")
+    node = start("--shutdown-grace", "1.9")
     alice = SocketPeer(node, "alice")
     node.process.send_signal(signal.SIGTERM)
     alice.until_gone()  # it is stopping, and waits for us to hang up

@@ -103,6 +103,7 @@ def test_a_flag_alone_switches_on(tmp_path: Path) -> None:
         (["--circuit-duration", "inf"], ["circuit_duration", "'inf'"]),
         (["--circuit-data", str(2**64)], ["circuit_data", "from 0 to 9223372036854775807"]),
         (["--ping-rate-per-connection", "inf"], ["ping_rate_per_connection", "'inf'"]),
+        (["--shutdown-grace", "3"], ["shutdown_grace", "'3'", "a number from 0 to 1.9"]),  # all has ended by then
         (["--rate-limits", "maybe"], ["rate_limits", "'maybe'", "on or off"]),
         (["--log-level", "loud"], ["log_level", "'loud'", "one of debug, info, warning, error"]),
         (["--listen", "0.0.0.0:4001"], ["listen", "0.0.0.0:4001 is no multiaddr"]),
@@ -160,6 +161,53 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         load_settings([], environ)
 
 
+def test_lists_of_the_environment_are_separated_by_commas_and_may_be_empty(tmp_path: Path) -> None:
+    one, two = "/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"
+    assert load_settings([], home(tmp_path, listen=f" {one} , {two} ")).listen == (one, two)
+    announced = 'announce = "/ip4/192.0.2.1/tcp/1"'
+    assert load_settings([], home(tmp_path, announced, announce="")).announce == ()
+    with pytest.raises(SettingsError, match="listen is empty"):
+        load_settings([], home(tmp_path, listen=""))
+    with pytest.raises(SettingsError, match="is not of the form"):
+        load_settings([], home(tmp_path, listen=f"{one},"))
+
+
+@pytest.mark.parametrize("name", ["max_circuits", "circuit_duration", "rate_limits", "log_level", "metrics_listen"])
+def test_an_empty_variable_is_refused_where_nothing_is_no_value(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"{name} = ''"):
+        load_settings([], home(tmp_path, **{name: ""}))
+
+
+def test_an_empty_variable_is_the_empty_text(tmp_path: Path) -> None:
+    environ = home(tmp_path, 'data_dir = "/somewhere"', data_dir="")
+    assert load_settings([], environ).data_dir == load_settings([], home(tmp_path)).data_dir
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "other.toml"
+    file.write_text("max_circuits = 7")
+    environ = home(tmp_path, "max_circuits = 8", config=str(file))
+    assert load_settings([], environ).max_circuits == 7
+    assert load_settings([], environ).origin["max_circuits"] == f"file {file}"
+    assert load_settings(["--config", str(tmp_path / "descord-relay" / "config.toml")], environ).max_circuits == 8
+    with pytest.raises(SettingsError, match="there is no such file"):
+        load_settings([], home(tmp_path, config=str(tmp_path / "missing.toml")))
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, told in (
+        (["--max-circuit", "5"], "did you mean --max-circuits?"),
+        (["--log-levl=info"], "--log-level?"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            load_settings(flags, home(tmp_path))
+        assert ended.value.code == 2 and told in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        load_settings(["extra"], home(tmp_path))
+    error = capsys.readouterr().err
+    assert "extra" in error and "did you mean" not in error
+
+
 def test_an_unknown_variable_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"DESCORD_RELAY_MAX_CIRCUIT.*did you mean max_circuits"):
         load_settings([], home(tmp_path, max_circuit="5"))
@@ -189,6 +237,27 @@ def test_help_names_every_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     for row in TABLE:
         assert "--" + row.name.replace("_", "-") in text
+
+
+def test_help_says_what_a_value_may_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_settings(["--help"], home(tmp_path), prog="descord-relay run")
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "usage: descord-relay run",
+        "--log-level debug|info|warning|error",
+        "--runtime local|ray",
+        "--listen MULTIADDR",
+        "Default: /ip4/0.0.0.0/tcp/4001, /ip6/::/tcp/4001.",
+        "--connection-rate-per-ip N ",
+        "Default: 240 a minute.",
+        "--idle-timeout SECONDS",
+        "--circuit-data BYTES",
+        "--data-dir FOLDER",
+        "--max-circuits N ",
+        "--rate-limits [on|off]",
+    ):
+        assert part in shown, part
 
 
 def test_settings_do_not_change(tmp_path: Path) -> None:
