@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from protocol.relay_hop import ReservationGranted
-from tests.benchmarks import recovery
 from tests.support import tree
 from tests.support.process import PATIENCE, REPOSITORY, SocketPeer
 from tests.support.ray_node import CLEAN, RayNode, peers
@@ -158,11 +157,3 @@ def test_workers_the_spare_and_the_janitor_are_replaced_and_nothing_piles_up(sta
     node.process.wait()
     node.nothing_is_left(known)
     alice.sock.close()
-
-
-def test_faults_on_every_actor_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is killed, stopped and made to raise once; many times is what tests/benchmarks/recovery.py is for."""
-    results = recovery.run(rounds=1, seed=3, pairs=4, folder=tmp_path)
-    with capsys.disabled():
-        print("\n" + "\n".join(results.lines()))
-    assert not results.lost and results.rounds == 6

@@ -128,7 +128,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=50, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(steps=STEPS, piece=st.sampled_from([0, 61, 1400, 9000]), every=st.integers(1, 9), first=st.integers(1, 60))
 def test_peers_receive_the_same_bytes_whenever_it_happens(
     steps: list[tuple[str, int, int, int]], piece: int, every: int, first: int
