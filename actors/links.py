@@ -22,7 +22,7 @@ LOOKS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ForwarderPolicy:
-    """The limits of one forwarder.  Each is a setting of the same name (actors/settings_table.py says why)."""
+    """The limits of one forwarder, each a setting of the same name, with its default (actors/settings_table.py)."""
 
     max_connections: int = 4096
     max_connections_per_ip: int = 64

@@ -47,16 +47,16 @@ CIRCUIT_RETRY: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class RelayServerPolicy:
-    """The limits, each a setting of the same name (actors/settings_table.py says why).
+    """The limits, each a setting of the same name, with its default (actors/settings_table.py says why).
 
     Rates are requests a minute; a quarter of them may come at once.  0 seconds or bytes: unlimited.
     """
 
     max_reservations: int = 1024
     max_reservations_per_ip: int = 16
-    max_reservations_per_group: int = 64
-    max_circuits: int = 1024
-    max_circuits_per_peer: int = 64
+    max_reservations_per_group: int = 128
+    max_circuits: int = 2048
+    max_circuits_per_peer: int = 128
     max_circuits_per_ip: int = 256
     max_circuits_per_pair: int = 32
     circuit_data: int = 0
@@ -64,9 +64,9 @@ class RelayServerPolicy:
     reservation_duration: float = 3600.0
     rate_limits: bool = True
     reserve_rate_per_peer: float = 30.0
-    reserve_rate_per_ip: float = 120.0
-    connect_rate_per_peer: float = 240.0
-    connect_rate_per_ip: float = 960.0
+    reserve_rate_per_ip: float = 240.0
+    connect_rate_per_peer: float = 600.0
+    connect_rate_per_ip: float = 2400.0
     move_diallers: bool = True
 
 
@@ -470,7 +470,6 @@ class RelayServer:
             self._bytes_before += last.bytes_forwarded
             self._refusals_before.update(last.refusals)
         self._spans.lost(forwarder)
-        self._counters.pop(forwarder, None)
         self._reach.pop(forwarder, None)
         self._loads.forget(forwarder)
         self._reported.discard(forwarder)

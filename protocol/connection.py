@@ -49,8 +49,8 @@ class ConnectionLimits:
     """
 
     handshake_timeout: float = 10.0
-    keepalive_interval: float = 30.0
-    keepalive_timeout: float = 15.0
+    keepalive_interval: float = 60.0
+    keepalive_timeout: float = 20.0
     yamux: YamuxLimits = field(default_factory=YamuxLimits)
 
 

@@ -75,7 +75,7 @@ class YamuxLimits:
     node itself reads.
     """
 
-    max_inbound_streams: int = 1024
+    max_inbound_streams: int = 512
     max_unacknowledged: int = 256
     max_frame: int = 16 * 1024 * 1024
     pings_per_second: int = 100

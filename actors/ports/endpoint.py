@@ -20,7 +20,7 @@ class HostPolicy:
     max_backlog: int = 64 * 1024 * 1024
     max_backlog_total: int = 256 * 1024 * 1024
     write_timeout: float = 60.0
-    frame_rate_per_ip: float = 0.0
+    frame_rate_per_ip: float = 20_000.0
     reserved_files: int = 64
     listen_backlog: int = 1024
 
