@@ -39,6 +39,10 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
+#: What a client takes from the settings; what is wrong with others is their node's affair.
+CLIENT_SETTINGS: Final = frozenset({"data_dir", "log_level", "handshake_timeout", "keepalive_interval",
+                                    "keepalive_timeout", "stream_timeout", "resolver_timeout"})  # fmt: skip
+
 Print = Callable[[dict[str, Any], str], None]
 
 
@@ -96,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return node.main(given[1:], prog="descord-relay run")
     arguments = parser().parse_args(given)
     try:
-        settings = load_settings([], os.environ)
+        settings = load_settings([], os.environ, only=CLIENT_SETTINGS)
         configure_logging(settings.log_level)
         if arguments.command == "id":
             folder = Path(arguments.data_dir).expanduser() if arguments.data_dir else settings.data_dir
@@ -114,6 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, EXIT_USAGE)
     except ClientError as error:
         return _fail(error, EXIT_FAILED)
+    except BrokenPipeError:
+        # Nobody reads any more.  What Python still has of stdout it would try to write when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 

@@ -14,7 +14,7 @@ import argparse
 import difflib
 import logging
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -108,9 +108,11 @@ class Settings:
     print_settings: bool
 
 
-def load_settings(argv: Sequence[str], environ: Mapping[str, str], *, prog: str = PROGRAM) -> Settings:
+def load_settings(
+    argv: Sequence[str], environ: Mapping[str, str], *, prog: str = PROGRAM, only: Collection[str] = ROWS
+) -> Settings:
     """The settings; SettingsError when one is wrong.  ``--help`` and unknown flags end the program (argparse), which
-    was called as ``prog``."""
+    was called as ``prog``.  ``only``: the settings that it uses; the others have their defaults, whatever is given."""
     parser = _parser(prog)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -120,12 +122,14 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str], *, prog: str 
     values: dict[str, Any] = {row.name: row.default for row in TABLE}
     origin = {row.name: "default" for row in TABLE}
     sources = (
-        (f"file {config}", _from_file(config, required=bool(named))),
-        ("environment", _from_environment(environ)),
+        (f"file {config}", _from_file(config, required=bool(named), strict=only is ROWS)),
+        ("environment", _from_environment(environ, strict=only is ROWS)),
         ("flag", {row.name: given for row in TABLE if (given := getattr(arguments, row.name)) is not None}),
     )
     for source, given in sources:
         for name, value in given.items():
+            if name not in only:
+                continue
             values[name] = _convert(ROWS[name], value, source)
             origin[name] = source
     data_dir = Path(values["data_dir"]) if values["data_dir"] else _folder(environ, "XDG_STATE_HOME", ".local/state")
@@ -223,7 +227,7 @@ def _folder(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
     return (Path(root) if root else Path(environ.get("HOME", "~")).expanduser() / fallback) / NAME
 
 
-def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
+def _from_file(path: Path, *, required: bool, strict: bool) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -237,19 +241,21 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
     except ValueError as error:  # TOMLDecodeError is one; a number of too many digits is a bare one
         raise SettingsError(f"config = {path}: not TOML: {error}") from error
     for name in given:
-        if name not in ROWS:
+        if strict and name not in ROWS:
             raise SettingsError(f"{path}: there is no setting {name}{_nearest(name)}")
     return given
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def _from_environment(environ: Mapping[str, str], *, strict: bool) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or variable == CONFIG:
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name not in ROWS:
-            raise SettingsError(f"{variable}: there is no setting {name}{_nearest(name)}")
+            if strict:
+                raise SettingsError(f"{variable}: there is no setting {name}{_nearest(name)}")
+            continue
         if ROWS[name].kind == "addresses":
             given[name] = [text.strip() for text in value.split(",")] if value.strip() else []
         else:

@@ -179,6 +179,33 @@ def test_a_wrong_setting_is_refused(cli: Cli, relay: str) -> None:
     assert "resolver_timeout = 'soon'" in done.stderr
 
 
+def test_what_is_wrong_with_a_nodes_settings_is_not_the_clients_affair(cli: Cli, relay: str, tmp_path: Path) -> None:
+    (tmp_path / "config" / "descord-relay").mkdir(parents=True)
+    (tmp_path / "config" / "descord-relay" / "config.toml").write_text("max_circuits = 0\nof_a_later_version = 1\n")
+    done = cli("ping", relay, "--count", "1", DESCORD_RELAY_LISTEN="nowhere", DESCORD_RELAY_FORWARDERS="2")
+    assert done.returncode == 0, done.stderr
+    assert cli("run", "--print-settings").returncode == 2
+
+
+def test_a_reader_that_leaves_ends_it_quietly(cli: Cli, relay: str) -> None:
+    """As in ``descord-relay ping ... | head -1``."""
+    process = subprocess.Popen(
+        command("ping", relay, "--interval", "0.1", "--count", "1000"),
+        cwd=REPOSITORY,
+        env=environment(cli.folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    cli.running.append(process)
+    line(process)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(PATIENCE) == 1
+    assert process.stderr.read() == b""
+    process.stderr.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", ["ping", "reserve"])
 def test_a_signal_ends_it_while_it_connects(cli: Cli, name: str, number: signal.Signals) -> None:
