@@ -147,7 +147,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "clients refresh in time.", least=60, most=604_800),
 
     Row("max_reservations", "int", "", 1024,
-        "Peers that can be reached through this relay. A reservation costs about 20 KiB of memory.", least=1,
+        "Peers that can be reached through this relay. A reservation costs about 12 KiB of memory.", least=1,
         most=1_000_000),
     Row("max_reservations_per_ip", "int", "", 16,
         "Reservations of one address, in all limits an IPv4 address or an IPv6 /64: of a household or an office.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -74,6 +75,19 @@ def test_the_status_says_which_limit_was_hit(start: Start) -> None:
         third.recv(1)
     while (status := node.event())["refusals"] != {"max_connections_per_ip": 1, "max_reservations_per_ip": 1}:
         assert sum(status["refusals"].values()) < 2
+
+
+def documented(event: str) -> set[str]:
+    """The fields of ``event`` in README's table."""
+    text = (REPOSITORY / "README.md").read_text()
+    (row,) = re.findall(rf"^\| `{event}` \|[^|]*\|(.*)\|$", text, re.M)
+    return {"event", *re.findall(r"`(\w+)`", row)}
+
+
+def test_what_a_program_is_told_is_documented(start: Start) -> None:
+    node = start("--status-interval", "0.1")
+    assert set(node.ready) == documented("ready") - {"warning", "processes", "run_folder"}
+    assert set(node.event()) == documented("status") - {"restarted"}
 
 
 def test_sigterm_says_good_bye_and_ends_in_time(start: Start) -> None:
