@@ -49,10 +49,10 @@ class Link:
     """What a forwarder knows of one connection, beside the wire.
 
     ``address``: the remote IP as text.  ``remote``, ``local``: binary multiaddrs.  ``relayed``: it came through another
-    relay.  ``may_hold``: a reservation was asked for, so RelayServer may hold one.  ``reserved_until``: by our own
-    clock, seconds, 0: no reservation.  ``outstayed``: it is closed because it was idle.  ``bridge``: at its other end
-    is another forwarder of this node (actors/bridges.py); ``beyond``: the peer that it leads to, None on the side of
-    that peer.
+    relay, which no port of ours brings yet.  ``agent``: what it says that it is, for the log.  ``may_hold``: a
+    reservation was asked for, so RelayServer may hold one.  ``reserved_until``: by our own clock, seconds, 0: no
+    reservation.  ``outstayed``: it is closed because it was idle.  ``bridge``: at its other end is another forwarder of
+    this node (actors/bridges.py); ``beyond``: the peer that it leads to, None on the side of that peer.
     """
 
     __slots__ = (

@@ -86,7 +86,7 @@ def test_a_handshake_byte_by_byte_is_ended_too(start: Start) -> None:
 @pytest.mark.parametrize(
     "garbage",
     [
-        b"GET / HTTP/1.1\r\nHost: relay\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: relay.example.org\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
         b"\xff" * 100,
         b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
@@ -99,13 +99,26 @@ def test_a_handshake_byte_by_byte_is_ended_too(start: Start) -> None:
     ],
     ids=["http", "tls", "ff", "long varint", "version", "oversized line", "oversized noise", "zero key", "empty", "na"],
 )
-def test_garbage_ends_the_connection_that_it_came_on(start: Start, garbage: bytes) -> None:
-    # Some of it announces a line or message that never comes: that is ended by time.
+def test_garbage_ends_the_connection_that_it_came_on_at_once(start: Start, garbage: bytes) -> None:
+    node = start("--handshake-timeout", "600")
+    others = Bystanders(node)
+    bad = dial(node)
+    began = time.monotonic()
+    bad.sendall(garbage)
+    until_closed(bad)
+    assert time.monotonic() - began < 0.5
+    others.unharmed()
+
+
+def test_a_line_that_is_announced_and_does_not_come_is_ended_by_time(start: Start) -> None:
+    """``G`` is a line of 71 bytes."""
     node = start("--handshake-timeout", "1")
     others = Bystanders(node)
     bad = dial(node)
-    bad.sendall(garbage)
+    began = time.monotonic()
+    bad.sendall(b"GET / HTTP/1.1\r\nHost: relay\r\n\r\n")
     until_closed(bad)
+    assert 0.9 <= time.monotonic() - began < 3.0
     others.unharmed()
 
 
