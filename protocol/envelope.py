@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from protocol.errors import RemoteProtocolError
 from protocol.identity import Identity, PeerId, PublicKey
 from protocol.proto import envelope_pb2
-from protocol.wire import encode_uvarint
+from protocol.wire import encode_uvarint, parse
 
 PEER_RECORD_DOMAIN: Final = "libp2p-peer-record"
 PEER_RECORD_TYPE: Final = b"\x03\x01"
@@ -47,11 +45,7 @@ def open_envelope(data: bytes, domain: str, payload_type: bytes) -> tuple[Public
     ``domain``."""
     if len(data) > MAX_ENVELOPE:
         raise RemoteProtocolError(f"an envelope of {len(data)} bytes, at most {MAX_ENVELOPE}", "oversized")
-    message = envelope_pb2.Envelope()
-    try:
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise RemoteProtocolError("an envelope that is no protobuf", "envelope") from error
+    message = parse(envelope_pb2.Envelope(), data, "an envelope", "envelope")
     if message.payload_type != payload_type:
         raise RemoteProtocolError(f"an envelope of type {message.payload_type.hex()}", "envelope")
     signer = PublicKey.decode(message.public_key)
@@ -82,11 +76,7 @@ def seal_peer_record(identity: Identity, sequence: int, addresses: Sequence[byte
 def open_peer_record(data: bytes) -> PeerRecord:
     """A peer's; RemoteProtocolError unless it is signed by the peer that it is about."""
     signer, payload = open_envelope(data, PEER_RECORD_DOMAIN, PEER_RECORD_TYPE)
-    record = envelope_pb2.PeerRecord()
-    try:
-        record.ParseFromString(payload)
-    except DecodeError as error:
-        raise RemoteProtocolError("a peer record that is no protobuf", "envelope") from error
+    record = parse(envelope_pb2.PeerRecord(), payload, "a peer record", "envelope")
     peer = PeerId(record.peer_id)
     if signer.peer_id != peer:
         raise RemoteProtocolError("a peer record signed by another peer", "envelope")
@@ -111,11 +101,7 @@ def seal_voucher(identity: Identity, peer: PeerId, expires_at: int) -> bytes:
 def open_voucher(data: bytes) -> Voucher:
     """A relay's promise; RemoteProtocolError unless it is signed by that relay."""
     signer, payload = open_envelope(data, VOUCHER_DOMAIN, VOUCHER_TYPE)
-    message = envelope_pb2.Voucher()
-    try:
-        message.ParseFromString(payload)
-    except DecodeError as error:
-        raise RemoteProtocolError("a voucher that is no protobuf", "envelope") from error
+    message = parse(envelope_pb2.Voucher(), payload, "a voucher", "envelope")
     relay = PeerId(message.relay)
     if signer.peer_id != relay:
         raise RemoteProtocolError("a voucher signed by another peer than its relay", "envelope")

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
-from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.errors import LocalProtocolError
 from protocol.machine import Machine
 from protocol.proto import identify_pb2
-from protocol.wire import FrameReader, frame
+from protocol.wire import FrameReader, frame, parse
 
 PROTOCOL: Final = "/ipfs/id/1.0.0"
 PUSH_PROTOCOL: Final = "/ipfs/id/push/1.0.0"
@@ -97,11 +95,7 @@ class IdentifyReader(Machine[IdentifyReceived]):
         payload = self._reader.next_frame()
         if payload is None:
             return
-        message = identify_pb2.Identify()
-        try:
-            message.ParseFromString(payload)
-        except DecodeError as error:
-            raise RemoteProtocolError("an identify message that is no protobuf", "identify") from error
+        message = parse(identify_pb2.Identify(), payload, "an identify message", "identify")
         self._events.append(
             IdentifyReceived(
                 IdentifyMessage(

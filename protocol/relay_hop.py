@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.identity import PeerId
 from protocol.machine import Machine
 from protocol.proto import circuit_pb2
-from protocol.wire import FrameReader, frame
+from protocol.wire import FrameReader, frame, parse
 
 PROTOCOL: Final = "/libp2p/circuit/relay/0.2.0/hop"
 
@@ -116,6 +114,11 @@ def decode_limit(message: circuit_pb2.HopMessage | circuit_pb2.StopMessage) -> L
     return Limit(message.limit.duration, message.limit.data)
 
 
+def status_of(error: RemoteProtocolError) -> Status:
+    """With which a request is answered that cannot be understood, or does not belong here."""
+    return Status.UNEXPECTED_MESSAGE if error.code == "unexpected" else Status.MALFORMED_MESSAGE
+
+
 class HopServer(Machine[HopRequest]):
     """The relay's side of one request.
 
@@ -176,9 +179,7 @@ class HopServer(Machine[HopRequest]):
                 return
             self.request = self._read(payload)
         except RemoteProtocolError as error:
-            unexpected = error.code == "unexpected"
-            status = Status.UNEXPECTED_MESSAGE if unexpected else Status.MALFORMED_MESSAGE
-            self._write_refusal(status, str(error), 0)
+            self._write_refusal(status_of(error), str(error), 0)
             raise
         self._events.append(self.request)
         self._done = True
@@ -186,11 +187,7 @@ class HopServer(Machine[HopRequest]):
 
     @staticmethod
     def _read(payload: bytes) -> HopRequest:
-        message = _Hop()
-        try:
-            message.ParseFromString(payload)
-        except DecodeError as error:
-            raise RemoteProtocolError("a HOP message that is no protobuf", "hop") from error
+        message = parse(_Hop(), payload, "a HOP message", "hop")
         if not message.HasField("type"):
             raise RemoteProtocolError("a HOP message without a type", "hop")
         if message.type == _Hop.RESERVE:
@@ -231,11 +228,7 @@ class HopClient(Machine[HopAnswer]):
         payload = self._reader.next_frame()
         if payload is None:
             return
-        message = _Hop()
-        try:
-            message.ParseFromString(payload)
-        except DecodeError as error:
-            raise RemoteProtocolError("a HOP message that is no protobuf", "hop") from error
+        message = parse(_Hop(), payload, "a HOP message", "hop")
         if message.type != _Hop.STATUS or not message.HasField("status"):
             raise RemoteProtocolError("something else than a STATUS in answer to a request", "unexpected")
         self._events.append(self._read(message))

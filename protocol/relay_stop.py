@@ -11,14 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.identity import PeerId
 from protocol.machine import Machine
 from protocol.proto import circuit_pb2
-from protocol.relay_hop import MAX_MESSAGE, MAX_REASON, Limit, Status, decode_limit, encode_limit
-from protocol.wire import FrameReader, frame
+from protocol.relay_hop import MAX_MESSAGE, MAX_REASON, Limit, Status, decode_limit, encode_limit, status_of
+from protocol.wire import FrameReader, frame, parse
 
 PROTOCOL: Final = "/libp2p/circuit/relay/0.2.0/stop"
 
@@ -47,11 +45,7 @@ class IncomingCircuit:
 
 
 def _read(payload: bytes) -> circuit_pb2.StopMessage:
-    message = _Stop()
-    try:
-        message.ParseFromString(payload)
-    except DecodeError as error:
-        raise RemoteProtocolError("a STOP message that is no protobuf", "stop") from error
+    message = parse(_Stop(), payload, "a STOP message", "stop")
     if not message.HasField("type"):
         raise RemoteProtocolError("a STOP message without a type", "stop")
     return message
@@ -124,9 +118,7 @@ class StopServer(Machine[IncomingCircuit]):
                 raise RemoteProtocolError("CONNECT without a peer", "stop")
             event = IncomingCircuit(PeerId(message.peer.id), decode_limit(message))
         except RemoteProtocolError as error:
-            unexpected = error.code == "unexpected"
-            status = Status.UNEXPECTED_MESSAGE if unexpected else Status.MALFORMED_MESSAGE
-            self._write_refusal(status, str(error))
+            self._write_refusal(status_of(error), str(error))
             raise
         self._events.append(event)
         self._done = True

@@ -5,7 +5,9 @@ Source: https://github.com/multiformats/unsigned-varint.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 
@@ -91,3 +93,16 @@ class FrameReader:
     def __bool__(self) -> bool:
         """True while bytes wait for the rest of their frame."""
         return bool(self._buffer)
+
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(message: M, data: bytes, what: str, code: str) -> M:
+    """``message``, filled from a peer's ``data``; RemoteProtocolError when that is no protobuf.  ``what``: that it
+    should be, ``code``: of the error."""
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise RemoteProtocolError(f"{what} that is no protobuf", code) from error
+    return message

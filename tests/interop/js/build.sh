@@ -1,17 +1,6 @@
 #!/bin/sh
-# Installs the js peer's pinned packages into CACHE_DIR/js (default: the user's cache folder) and links its sources
-# there, so that the tree itself holds no node_modules. Does nothing when the lock file has not changed.
+# Installs the js peer into CACHE_DIR/js (default: the user's cache folder).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/descord-relay-interop}
-mkdir -p "$cache/js"
-cd "$cache/js"
-exec 9>.lock
-if command -v flock >/dev/null; then flock 9; fi
-for source in "$here"/*.mjs; do ln -sf "$source" .; done
-wanted="$(node --version) $(cksum <"$here/package.json") $(cksum <"$here/package-lock.json")"
-if [ "$(cat .installed 2>/dev/null)" != "$wanted" ]; then
-    cp "$here/package.json" "$here/package-lock.json" .
-    npm ci --no-audit --no-fund --ignore-scripts --loglevel=error >&2
-    echo "$wanted" >.installed
-fi
+exec sh "$here/../../support/npm_install.sh" "$here" "$cache/js"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from actors.relay_server import RelayServer, RelayServerPolicy
 from protocol import messages
 from protocol.relay_hop import ConnectAccepted, RequestRefused, ReservationGranted, Status
-from tests.support.peers import MemoryPeer, MemoryRelay
+from tests.support.peers import MemoryPeer, MemoryRelay, MemoryStream
 
 
 def restart(relay: MemoryRelay, **policy: float) -> None:
@@ -101,20 +103,30 @@ def test_a_question_that_the_relay_server_falls_over_is_not_asked_for_ever() -> 
     assert isinstance(refused, RequestRefused) and "could not decide" in refused.reason
 
 
-def test_a_reservation_that_nobody_waits_for_any_more_ends_with_its_connection() -> None:
-    relay = MemoryRelay()
-    (alice,) = attached(relay, "alice")
+def asked_and_not_answered(relay: MemoryRelay, peer: MemoryPeer) -> tuple[MemoryStream, Callable[[], None]]:
+    """The stream on which ``peer`` asked to reserve; and what has RelayServer hear of it at last."""
     post, late = relay._post, []
     relay._post = lambda sends: bool(late.extend(sends))
-    view, client = alice.hop()
+    view, client = peer.hop()
     client.reserve()
     view.send(client.data_to_send())
     relay.run()
+
+    def answer() -> None:
+        relay._post = post
+        post(late)
+        relay.run()
+
+    return view, answer
+
+
+def test_a_reservation_that_nobody_waits_for_any_more_ends_with_its_connection() -> None:
+    relay = MemoryRelay()
+    (alice,) = attached(relay, "alice")
+    view, answer = asked_and_not_answered(relay, alice)
     view.stream.session.reset(view.stream)
     relay.run()
-    relay._post = post
-    post(late)
-    relay.run()
+    answer()
     assert relay.relay_server.reservations_in_all == 1
     relay.detach(alice)
     assert relay.relay_server.reservations_in_all == 0
@@ -123,16 +135,9 @@ def test_a_reservation_that_nobody_waits_for_any_more_ends_with_its_connection()
 def test_a_reservation_whose_peer_left_before_the_answer_is_freed() -> None:
     relay = MemoryRelay()
     (alice,) = attached(relay, "alice")
-    post, late = relay._post, []
-    relay._post = lambda sends: bool(late.extend(sends))
-    view, client = alice.hop()
-    client.reserve()
-    view.send(client.data_to_send())
-    relay.run()
+    _, answer = asked_and_not_answered(relay, alice)
     relay.detach(alice)
-    relay._post = post
-    post(late)
-    relay.run()
+    answer()
     assert relay.relay_server.reservations_in_all == 0
 
 
