@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from actors.bridges import Bridges, BridgeStream
-from actors.circuit_steps import CircuitSteps, failure_code
+from actors.circuit_steps import CircuitSteps
 from actors.deadlines import Deadlines
+from actors.end_codes import failure_code
 from actors.links import ForwarderPolicy, Link
 from actors.moves import Move
 from actors.refusals import FAILED

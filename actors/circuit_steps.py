@@ -14,7 +14,7 @@ either direction is seen when the turn of the loop that passed it ends, and has 
 holds for the :data:`MAX_WATCHED` recorded circuits that were joined last, the others are looked at once a second.
 
 Names of peers and addresses go into the root alone, as secrets (tracing/spans.py).  What peers say goes nowhere:
-reasons are translated into the codes below.
+reasons are translated into the codes of actors/end_codes.py.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from actors.end_codes import LIMITS, ORDINARY, end_code, failure_code
 from protocol import messages
 from protocol.connection import Connection
 from protocol.relay_hop import Status
@@ -41,55 +42,6 @@ MAX_WATCHED: Final = 8
 
 #: Class of service of a circuit, until there are several.
 CLASS: Final = "public"
-
-#: How a reason begins, and its code, for the set-up of a circuit ...
-_FAILURES: Final = (
-    ("the target did not answer", "stop_timeout"),
-    ("the target refused", "target_refused"),
-    ("the target reset", "target_reset"),
-    ("the target closed", "target_closed"),
-    ("the target does not speak", "target_without_stop"),
-    ("the target broke", "target_broke_protocol"),
-    ("the target takes no stream", "target_takes_no_stream"),
-    ("the target is no longer", "target_left"),
-    ("the target's forwarder", "bridge_unreachable"),
-    ("the bridge was announced", "bridge_mismatch"),
-    ("the dialler went away", "dialler_left"),
-)
-
-#: ... and for its end.
-_ENDS: Final = (
-    ("finished", "finished"),
-    ("reset", "reset"),
-    ("data limit", "data_limit"),
-    ("time limit", "time_limit"),
-    ("connection closed", "connection_closed"),
-    ("closed", "connection_closed"),
-    ("connection lost", "connection_lost"),
-    ("internal error", "internal_error"),
-    ("the peer left", "max_backlog"),
-)
-
-#: Ends that are nobody's fault.  A peer that leaves, or resets what it no longer wants, is the ordinary case.
-_ORDINARY: Final = frozenset({"finished", "reset", "data_limit", "time_limit", "connection_closed"})
-
-_LIMITS: Final = frozenset({"data_limit", "time_limit"})
-
-OTHER: Final = "other"
-
-
-def failure_code(reason: str) -> str:
-    """Why a circuit did not come to be, as one of few words."""
-    return next((code for begin, code in _FAILURES if reason.startswith(begin)), OTHER)
-
-
-def end_code(circuit: Circuit) -> str:
-    """Why a circuit ended, as one of few words."""
-    for stream in (circuit.source, circuit.target):
-        error = stream.session.connection.error
-        if error is not None:
-            return "keepalive_timeout" if error.code == "timeout" else "protocol_error"
-    return next((code for begin, code in _ENDS if circuit.reason.startswith(begin)), OTHER)
 
 
 class Steps:
@@ -394,15 +346,15 @@ class CircuitSteps:
         """It is over, for whatever reason; whether that is an error."""
         code = end_code(circuit)
         self.ended_by[code] += 1
-        if code in _ORDINARY and isinstance(self._circuits.get(circuit.id), Steps):
+        if code in ORDINARY and isinstance(self._circuits.get(circuit.id), Steps):
             del self._circuits[circuit.id]
             return False
-        failed = code not in _ORDINARY
+        failed = code not in ORDINARY
         kept = self._spans(circuit.id)
         if kept is None:
             return failed
         now = self.now
-        if not kept.splice.recording and code in _ORDINARY:
+        if not kept.splice.recording and code in ORDINARY:
             del self._circuits[circuit.id]
             kept.splice.end(now)
             kept.root.end(now)
@@ -410,7 +362,7 @@ class CircuitSteps:
         self.look(circuit)
         self._unwatch(circuit)
         del self._circuits[circuit.id]
-        if code in _LIMITS:
+        if code in LIMITS:
             kept.splice.event("limit", now, limit=code)
         for span in (kept.splice, kept.root):
             span.set("descord.forwarder", self._forwarder)

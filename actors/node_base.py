@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -55,7 +56,7 @@ class Sums:
         return {name: self.take(kind, values.get(name, 0), name) for name in dict.fromkeys([*known, *values])}
 
 
-class NodeBase:
+class NodeBase(ABC):
     """See the module.  ``report``: tells whoever started the node, an event at a time."""
 
     def __init__(self, settings: Settings, identity: Identity, report: Callable[[dict[str, Any]], None]) -> None:
@@ -72,25 +73,25 @@ class NodeBase:
 
     # What differs.
 
+    @abstractmethod
     async def start(self) -> None:
         """Bind the ports, start the actors.  BindError when a port cannot be had."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def status(self, interval: float) -> dict[str, Any]:
         """What the node does, after ``interval`` seconds without a report."""
-        raise NotImplementedError
 
+    @abstractmethod
     def processes(self) -> dict[str, Any]:
         """For `ready`: the pid of the node, and of each actor by its name."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def close(self) -> None:
         """Say good-bye to peers and end the actors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tell_addresses(self) -> None:
         """Have the forwarders tell peers that the addresses are others now."""
-        raise NotImplementedError
 
     async def begin(self) -> dict[str, Any]:
         """Everything is started: what to tell of that."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.circuit_steps import MAX_WATCHED, OTHER, failure_code
+from actors.circuit_steps import MAX_WATCHED
+from actors.end_codes import OTHER, failure_code
 from actors.links import ForwarderPolicy
 from actors.relay_server import RelayServerPolicy
 from protocol.connection import ConnectionLimits

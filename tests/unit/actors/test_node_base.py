@@ -17,9 +17,28 @@ from protocol.messages import StatusAnswer
 from tests.support.peers import seeded
 
 
+class IdleNode(NodeBase):
+    """One without actors, to look at what all nodes have in common."""
+
+    async def start(self) -> None:
+        pass
+
+    async def status(self, interval: float) -> dict[str, Any]:
+        return {"event": "status"}
+
+    def processes(self) -> dict[str, Any]:
+        return {}
+
+    async def close(self) -> None:
+        pass
+
+    def tell_addresses(self) -> None:
+        pass
+
+
 def node(tmp_path: Path, *flags: str) -> NodeBase:
     settings = load_settings(flags, {"HOME": str(tmp_path)})
-    return NodeBase(settings, Identity.from_seed(seeded("node")), lambda event: None)
+    return IdleNode(settings, Identity.from_seed(seeded("node")), lambda event: None)
 
 
 def answer(total: int, refusals: dict[str, int] | None = None, refused_here: dict[str, int] | None = None) -> Any:

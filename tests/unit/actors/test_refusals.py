@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.circuit_steps import OTHER
+from actors.end_codes import OTHER
 from actors.links import ForwarderPolicy, Link
 from actors.refusals import Reasons, tell_apart
 from actors.relay_server import RelayServerPolicy
