@@ -129,8 +129,8 @@ class CircuitForwarder:
         }
         if policy.serve_perf:
             self._served[perf.PROTOCOL] = lambda stream: PerfAnswer(stream, self._produces)
-        self._description = SelfDescription(static.identity, self._served, wall)
-        self._description.set_addresses(addresses, now)
+        self.description = SelfDescription(static.identity, self._served, wall)
+        self.description.set_addresses(addresses, now)
         self._bridges = Bridges(
             policy,
             self.switch,
@@ -149,7 +149,7 @@ class CircuitForwarder:
             self.links,
             self._bridges,
             self._deadlines,
-            self._description,
+            self.description,
             self.refusals,
             self._tell,
             self.steps,
@@ -245,14 +245,14 @@ class CircuitForwarder:
 
     def set_addresses(self, addresses: Sequence[bytes], now: float) -> None:
         """These are our addresses from now on: peers are told, one after the other (identify push)."""
-        if self._description.set_addresses(addresses, now):
+        if self.description.set_addresses(addresses, now):
             for index, link in enumerate(self.links.values()):
                 when = now + index / PUSHES_PER_SECOND
                 self._deadlines.set(("push", link.id), when, partial(self._push_to, link))
 
     def _push_to(self, link: Link, now: float) -> None:
         if self.links.get(link.id) is link and link.connection.state is State.MULTIPLEXED:
-            stream = self._description.push(link.connection.session, link.remote)
+            stream = self.description.push(link.connection.session, link.remote)
             if stream is not None:
                 self._expire_stream_at(stream, now + self.policy.stream_timeout)
 
@@ -450,7 +450,7 @@ class CircuitForwarder:
 
     def _serve_identify(self, stream: Stream) -> StreamOwner:
         link: Link = stream.session.connection.owner
-        return IdentifyAnswer(stream, self._description.identify(link.remote))
+        return IdentifyAnswer(stream, self.description.identify(link.remote))
 
     def _serve_identify_push(self, stream: Stream) -> IdentifyPush:
         link: Link = stream.session.connection.owner

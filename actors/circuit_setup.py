@@ -265,9 +265,12 @@ class CircuitSetup:
             self.bridge_ready(link)
 
     def bridge_arrived(self, bridge: BridgeStream, expected: messages.BridgeExpected, now: float) -> None:
-        """Another forwarder brings a circuit to a peer of ours.  Its limits are that forwarder's affair."""
+        """Another forwarder brings a circuit to a peer of ours.  Its limits are that forwarder's affair.
+
+        Here its number is negative: the other's half may come to this forwarder, by a hand-over, and both live on.
+        """
         self._deadlines.cancel(bridge.stream)
-        admission = Admission(expected.circuit, bridge, None, 0.0, 0)
+        admission = Admission(-expected.circuit, bridge, None, 0.0, 0)
         self._steps.bridged(bridge, expected.traceparent)
         self._steps.admitted(bridge, expected.circuit)
         self.await_answer(admission, now + self._policy.stop_timeout)

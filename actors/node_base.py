@@ -56,6 +56,10 @@ class Sums:
         return {name: self.take(kind, values.get(name, 0), name) for name in dict.fromkeys([*known, *values])}
 
 
+class RestartFailed(Exception):
+    """The node goes on with what it has; the message says why and what to do."""
+
+
 class NodeBase(ABC):
     """See the module.  ``report``: tells whoever started the node, an event at a time."""
 
@@ -70,6 +74,7 @@ class NodeBase(ABC):
         self._bound: list[tuple[str, int]] = []
         self._own_addresses: list[bytes] = []
         self._sums = Sums()
+        self._next_look: asyncio.TimerHandle | None = None
 
     # What differs.
 
@@ -101,6 +106,11 @@ class NodeBase(ABC):
         """Have a new process take over."""
         log.warning("not upgrading: only a node of one process takes over from itself (SIGUSR2)")
 
+    async def restart_forwarders(self, settings: Settings) -> dict[str, Any]:
+        """Replace the forwarders one by one without losing a circuit, with ``settings`` as they are now; what to
+        report.  RestartFailed."""
+        raise RestartFailed("this node cannot restart its forwarders")
+
     def handed_over(self) -> bool:
         """A signal to stop has come; True: another process runs the node by now, and was told."""
         return False
@@ -131,8 +141,11 @@ class NodeBase(ABC):
 
     def _watch_addresses(self) -> None:
         interval = self.settings.address_interval
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
         if interval and not self.settings.announce:
-            asyncio.get_running_loop().call_later(interval, self.look_at_addresses)
+            self._next_look = asyncio.get_running_loop().call_later(interval, self.look_at_addresses)
 
     async def run(self) -> int:
         """Until a signal or a failure; the exit code."""

@@ -15,6 +15,7 @@ from actors.ports.clock import told_by
 from actors.ports.host import Host, random_bytes
 from actors.ports.process_watch import ProcessWatch
 from actors.ports.shared_crowd import CrowdFile, SharedCrowd
+from actors.ports.takeover import Takeover
 from actors.ports.telemetry import FLUSH, Telemetry, TelemetryConfig, process_telemetry
 from actors.relay_server import RelayServer
 from actors.runtime.spec import Part, Site, Surroundings
@@ -82,9 +83,8 @@ def forwarder(
     name, here = surroundings.name, surroundings.host
     exporting = process_telemetry(telemetry)
     host = Host(host_policy(settings), post=surroundings.post, wake=surroundings.wake, now=surroundings.now)
+    static = keys.unpack()
     try:
-        for address, port in place.listen:
-            host.listen(address, port, reuse_port=True)
         listeners: list[socket.socket] = []
         crowd = None
         if here.address:
@@ -98,7 +98,7 @@ def forwarder(
         actor = CircuitForwarder(
             name,
             forwarder_policy(settings),
-            keys.unpack(),
+            static,
             random_bytes,
             pid=os.getpid(),
             now=surroundings.now(),
@@ -108,10 +108,22 @@ def forwarder(
             relay_server=RELAY_SERVER,
             host=here.name,
             bridges=[bridge_sockets.address_of(listener) for listener in listeners],
+            adopting=surroundings.adopting,
             crowd=crowd,
             tracer=exporting.tracer,
             metrics=METRICS if settings.metrics_port else "",
         )
+        takeover = Takeover(
+            host,
+            actor,
+            static,
+            surroundings.now,
+            surroundings.wake,
+            listen=place.listen,
+            timeout=settings.handover_timeout,
+        )
+        if not surroundings.adopting:
+            takeover.bind()
     except BaseException:
         host.abandon()
         raise
@@ -131,7 +143,15 @@ def forwarder(
         await host.close(grace)
         await exporting.stop(max(grace - (surroundings.now() - began), 0.0) + FLUSH)
 
-    return Part(actor, after_handle=host.end_turn, close=close, drop=drop, tracer=exporting.tracer)
+    return Part(
+        actor,
+        after_handle=host.end_turn,
+        close=close,
+        drop=drop,
+        tracer=exporting.tracer,
+        hand_over=takeover.hand_over,
+        take_in=takeover.take_in,
+    )
 
 
 def _watch(surroundings: Surroundings, settings: Settings, telemetry: Telemetry) -> ProcessWatch:

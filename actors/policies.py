@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from typing import Final
+
 from actors.links import ForwarderPolicy
 from actors.ports.endpoint import HostPolicy
 from actors.relay_server import RelayServerPolicy
@@ -72,3 +75,21 @@ def host_policy(s: Settings) -> HostPolicy:
 
 def restart_policy(s: Settings) -> RestartPolicy:
     return RestartPolicy(s.max_restarts, s.restart_window)
+
+
+def not_applied(old: Settings, new: Settings) -> list[str]:
+    """Settings that changed although new actors make nothing of it: the node itself reads them, when it starts."""
+    changed = [field.name for field in fields(Settings) if getattr(old, field.name) != getattr(new, field.name)]
+    return [
+        name
+        for name in changed
+        if name not in _NO_SETTINGS and _applied(replace(old, **{name: getattr(new, name)})) == _applied(old)
+    ]
+
+
+def _applied(s: Settings) -> tuple[object, ...]:
+    return relay_server_policy(s), forwarder_policy(s), host_policy(s), s.forwarders, s.announce, s.handover_timeout
+
+
+#: Fields that are no settings.
+_NO_SETTINGS: Final = ("origin", "print_settings")

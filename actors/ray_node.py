@@ -14,24 +14,26 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.actor import Send
 from actors.node import run_loop, serve
-from actors.node_base import EXIT_FAILED, EXIT_SETTINGS, NodeBase
+from actors.node_base import EXIT_FAILED, EXIT_SETTINGS, NodeBase, RestartFailed
 from actors.parts import FORWARDERS, RELAY_SERVER, Keys, Place, region
-from actors.policies import restart_policy
+from actors.policies import not_applied, relay_server_policy, restart_policy
 from actors.ports.addresses import bind_all
 from actors.ports.clock import steady_clock
+from actors.ports.handover import Moved
 from actors.ports.host import random_bytes
 from actors.ports.shared_crowd import CrowdFile
 from actors.ports.storage import load_or_create_identity
 from actors.ports.telemetry import TelemetryConfig
+from actors.runtime import succession
 from actors.runtime.local import ActorFailed
 from actors.runtime.ray import RayFailed, RayMissing, RayRuntime, RaySession, check_installed
-from actors.runtime.spec import ActorSpec
+from actors.runtime.spec import HERE, ActorSpec
 from actors.settings import Settings
 from protocol import messages
 from protocol.identity import Identity
@@ -95,12 +97,15 @@ class RayNode(NodeBase):
         telemetry: TelemetryConfig,
     ) -> None:
         super().__init__(settings, identity, report)
+        self.forwarders = settings.forwarders
         self._telemetry = telemetry
+        self._keys = Keys(identity.encode(), random_bytes(32))
         self._ports: list[socket.socket] = []
         self._session: RaySession | None = None
         self._runtime: RayRuntime | None = None
         self._crowd: CrowdFile | None = None
         self._metrics: NodeMetrics | None = None
+        self._site = HERE
         self._desk = Desk(self._rose, self._fell)
         self._numbers = itertools.count(1)
 
@@ -115,10 +120,7 @@ class RayNode(NodeBase):
         session = self._session = RaySession(modules, level, settings.ray_address)
         folder = session.folder.path
         self._crowd = CrowdFile.create(folder / "crowd", settings.forwarders * 2)
-        keys = Keys(self.identity.encode(), random_bytes(32))
-        place = Place(
-            tuple(self._bound), tuple(self._own_addresses), (await session.hosts())[0], str(folder), self._crowd
-        )
+        self._site = (await session.hosts())[0]
         runtime = self._runtime = RayRuntime(
             steady_clock(),
             self.failed,
@@ -129,11 +131,9 @@ class RayNode(NodeBase):
             heartbeat_timeout=settings.heartbeat_timeout,
         )
         runtime.add(DESK, lambda: self._desk)
-        everywhere = {"settings": settings, "telemetry": telemetry}
-        runtime.add(RELAY_SERVER, ActorSpec(BUILDERS[RELAY_SERVER], everywhere, at_home=True))
+        runtime.add(RELAY_SERVER, self._relay_server(settings))
         for number in range(settings.forwarders):
-            arguments = {**everywhere, "keys": keys, "place": place}
-            runtime.add(f"{FORWARDERS}{number}", ActorSpec(BUILDERS[FORWARDERS], arguments, renamed=True))
+            runtime.add(f"{FORWARDERS}{number}", self._forwarder(settings))
         if settings.metrics_port:
             from actors.ports.metrics_port import NodeMetrics
 
@@ -142,6 +142,65 @@ class RayNode(NodeBase):
         await runtime.start()
         if self._metrics is not None:
             await self._metrics.start()
+
+    def _relay_server(self, settings: Settings) -> ActorSpec:
+        arguments = {"settings": settings, "telemetry": self._telemetry}
+        return ActorSpec(BUILDERS[RELAY_SERVER], arguments, at_home=True)
+
+    def _forwarder(self, settings: Settings) -> ActorSpec:
+        session, crowd = self._session, self._crowd
+        assert session is not None and crowd is not None
+        folder = str(session.folder.path)
+        place = Place(tuple(self._bound), tuple(self._own_addresses), self._site, folder, crowd)
+        arguments = {"settings": settings, "telemetry": self._telemetry, "keys": self._keys, "place": place}
+        return ActorSpec(BUILDERS[FORWARDERS], arguments, renamed=True)
+
+    async def restart_forwarders(self, settings: Settings) -> dict[str, Any]:
+        """See NodeBase.  Every forwarder gets a new process, with the code that is on disk now, and the settings;
+        there are as many as these say.  RelayServer begins anew when its settings are others."""
+        runtime, crowd, grace = self._runtime, self._crowd, settings.shutdown_grace
+        if runtime is None or crowd is None or self.stopping.is_set():
+            raise RestartFailed("the node is starting or stopping")
+        fleet = runtime.fleet
+        began, moved = runtime.now(), Moved()
+        before, wanted = self.forwarders, settings.forwarders
+        self._crowd = crowd.grown(wanted * 2)
+        try:
+            if relay_server_policy(settings) != relay_server_policy(self.settings):
+                await succession.renew(fleet, RELAY_SERVER, self._relay_server(settings), grace)
+            for number in range(before - 1, wanted - 1, -1):
+                name = f"{FORWARDERS}{number}"
+                _add(moved, await succession.merge(fleet, name, self._neighbour(name, wanted), grace))
+                self.forwarders = number
+            for number in range(min(before, wanted)):
+                name = f"{FORWARDERS}{number}"
+                _add(moved, await succession.succeed(fleet, name, self._forwarder(settings), grace))
+            for number in range(before, wanted):
+                await succession.enlarge(fleet, f"{FORWARDERS}{number}", self._forwarder(settings))
+                self.forwarders = number + 1
+        except succession.HandoverFailed as error:
+            raise RestartFailed(f"{error}; what was restarted before it has the new settings") from error
+        finally:
+            fleet.spawn(fleet.renew_spares())
+        if left := not_applied(self.settings, settings):
+            log.warning("%s: changed, and in force once the node itself is started anew", ", ".join(left))
+        self.settings = settings
+        self.look_at_addresses()  # announce may be another
+        seconds = round(runtime.now() - began, 2)
+        return {"event": "restarted", "forwarders": wanted, "seconds": seconds, **moved.figures(), **self.processes()}
+
+    def _neighbour(self, name: str, kept: int) -> str:
+        """Who is to take what a forwarder has whose place will be no more: the first of ``kept`` that it can reach."""
+        assert self._runtime is not None
+        slots = self._runtime.fleet.slots
+        for number in range(kept):
+            other = f"{FORWARDERS}{(number + int(name.removeprefix(FORWARDERS))) % kept}"
+            if slots[other].host == slots[name].host:
+                return other
+        raise RestartFailed(
+            f"{name} is the only one left on its host, and its circuits cannot be passed on to another: keep more "
+            f"forwarders, or end Ray there"
+        )
 
     def _hold(self, address: str, port: int) -> tuple[str, int]:
         """Make the port the node's.  It must be nobody's: a second node could share it with us unnoticed."""
@@ -220,6 +279,12 @@ class RayNode(NodeBase):
     def _fell(self, actor: str) -> None:
         if actor.startswith(FORWARDERS) and self._crowd is not None:
             self._crowd.clear(region(actor))
+
+
+def _add(moved: Moved, told: Mapping[str, Any]) -> None:
+    moved.connections += told["connections"]
+    moved.circuits += told["circuits"]
+    moved.pauses += [pause / 1e3 for pause in told["pauses_ms"]]
 
 
 def run(settings: Settings, telemetry: TelemetryConfig) -> int:

@@ -459,6 +459,7 @@ class RelayServer:
                 self._circuits[number] = replace(circuit, target_forwarder=new)
         for number in [number for number, circuit in self._circuits.items() if circuit.forwarder == old]:
             self._forget(number)
+        self._counters.pop(old, None)  # what it counted the new one goes on with
         self._forwarder_lost(old)
         self._forwarders[new] = None
 

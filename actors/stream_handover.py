@@ -132,7 +132,7 @@ def _restore_stop(forwarder: CircuitForwarder, stream: Stream, state: states.Sto
     stop._negotiation = (
         None if state.negotiation is None else machine_state.restore_dialer(state.negotiation, (relay_stop.PROTOCOL,))
     )
-    stop._machine = machine_state.restore_stop(state.machine, forwarder._description._identity.peer_id)
+    stop._machine = machine_state.restore_stop(state.machine, forwarder.description._identity.peer_id)
     return stop
 
 
@@ -152,6 +152,6 @@ def _restore_proposal(forwarder: CircuitForwarder, stream: Stream, state: states
     proposal = Proposal.__new__(Proposal)
     QuietOwner.__init__(proposal, stream)
     proposal._failed = None
-    proposal._agreed = lambda agreed, _: IdentifyAnswer(agreed, forwarder._description.identify(link.remote))
+    proposal._agreed = lambda agreed, _: IdentifyAnswer(agreed, forwarder.description.identify(link.remote))
     proposal._machine = machine_state.restore_dialer(state.machine, (PUSH_PROTOCOL,))
     return proposal

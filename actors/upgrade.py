@@ -174,7 +174,7 @@ class Former:
 
     def listener(self, wanted: str) -> socket.socket | None:
         """The socket that listens there already."""
-        return self._arrival.listening.pop(wanted, None)
+        return self._arrival.listener(wanted)
 
     async def take_over(
         self, host: Host, forwarder: CircuitForwarder, now: Callable[[], float], flush: Callable[[], None]

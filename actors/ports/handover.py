@@ -206,13 +206,16 @@ class Departure:
             number = 0
             waiting: list[list[Link]] = []
             left: set[Link] = set()
-            while batch := self._next_batch(waiting, left):
-                await self._move(number, batch, left)
-                number += 1
-            await self._channel.send(Done(handover.totals(forwarder)))
+            while (batch := self._next_batch(waiting, left)) or host.neighbours.quiet():
+                if batch:
+                    await self._move(number, batch, left)
+                    number += 1
+            senders = [sender.fileno() for sender in host.neighbours.senders]
+            await self._channel.send(Done(handover.totals(forwarder)), senders)
             complete = await self._expect(Complete)
         except Exception as error:
             forwarder.handover_failed()
+            host.neighbours.go_on()
             socket_handover.go_on_accepting(host)
             self._flush()
             raise HandoverBroken(str(error) or f"nothing was heard for {self._timeout:g} s") from error
@@ -284,7 +287,8 @@ class Departure:
 class Arrival:
     """The side that takes over: :meth:`greet`, then host and forwarder are made, then :meth:`take_over`.
 
-    ``listening``: the sockets that came, by what they were asked for; those that are taken out are wanted.  ``keeper``:
+    ``listening``: the sockets that came, by what they were asked for; those that are taken out are wanted, the others
+    are closed.  ``keeper``:
     the socket that leads to the keeper, if there is one.
     """
 
@@ -314,6 +318,10 @@ class Arrival:
         self.listening = dict(zip(begin.listening, sockets, strict=False))
         self.keeper = sockets[-1] if len(sockets) > len(begin.listening) else None
         return begin
+
+    def listener(self, wanted: str) -> socket.socket | None:
+        """The socket that listens there already."""
+        return self.listening.pop(wanted, None)
 
     async def refuse(self, reason: str) -> None:
         """It cannot be done here after all."""
@@ -367,6 +375,7 @@ class Arrival:
                     flush()
                 elif isinstance(frame, Done):
                     handover.add_totals(forwarder, frame.totals)
+                    host.neighbours.inherit([socket.socket(fileno=descriptor) for descriptor in descriptors])
                     break
                 else:
                     raise ChannelClosed(f"a {type(frame).__name__} where a Group was due")

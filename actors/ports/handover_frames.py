@@ -9,7 +9,7 @@ old                                                   new
  │ Group, sockets ───────────────────────────────────► │
  │ ◄──────────────────────────────────────────── Taken │  said before it touches a socket; unsaid, they are not its
  │ ...                                                 │
- │ Done ─────────────────────────────────────────────► │
+ │ Done, sockets that other forwarders send to ──────► │
  │ ◄───────────────────────────────────────── Complete │
 """
 

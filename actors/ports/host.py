@@ -162,13 +162,17 @@ class Host:
 
     def _close_listeners(self) -> None:
         self.neighbours.close()
-        for sock in self.listeners:
-            self._loop.remove_reader(sock)
-            if sock.family == socket.AF_UNIX:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(sock.getsockname())
-            sock.close()
-        self.listeners.clear()
+        for sock in list(self.listeners):
+            self.close_listener(sock)
+
+    def close_listener(self, sock: socket.socket) -> None:
+        """Accept no more there."""
+        del self.listeners[sock]
+        self._loop.remove_reader(sock)
+        if sock.family == socket.AF_UNIX:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(sock.getsockname())
+        sock.close()
 
     # Turns.
 

@@ -5,10 +5,12 @@ The host's own (actors/ports/host.py), in a file of their own.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import socket
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -30,16 +32,21 @@ log = logging.getLogger(__name__)
 #: about 0.2 ms.
 BATCH: Final = 16
 
+#: Seconds for which a forwarder hears what was meant for its predecessor.  Whoever was told of that one connects, or
+#: sends, as soon as it is told.
+KNOWN_WITHIN: Final = 10.0
+
 
 class Neighbours:
     """The other forwarders of a host's node.  ``moved_out``, ``moved_in``: connections that left and came."""
 
-    __slots__ = ("_host", "_movers", "_senders", "moved_in", "moved_out")
+    __slots__ = ("_host", "_movers", "moved_in", "moved_out", "senders")
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._movers = move_sockets.Movers()
-        self._senders: set[socket.socket] = set()
+        #: Other forwarders, that may send connections.
+        self.senders: set[socket.socket] = set()
         self.moved_out = 0
         self.moved_in = 0
 
@@ -50,12 +57,44 @@ class Neighbours:
         self._host.listeners[listener] = taken
         self._host._loop.add_reader(listener, taken, listener)
 
+    # Handing over (ports/handover.py): what others were told of the old one reaches the new one.
+
+    def quiet(self) -> bool:
+        """Hear no more of those that send connections; True: some had come, and are here now."""
+        before = self.moved_in
+        for sender in self.senders:
+            self._host._loop.remove_reader(sender)
+        for sender in list(self.senders):
+            while self._take_next(sender):
+                pass
+        return self.moved_in > before
+
+    def go_on(self) -> None:
+        """Nothing came of it."""
+        for sender in self.senders:
+            self._host._loop.add_reader(sender, self._move_comes, sender)
+
+    def inherit(self, senders: Iterable[socket.socket]) -> None:
+        """Hear those that send connections to our predecessor, until they know of us."""
+        loop = self._host._loop
+        for sender in senders:
+            sender.setblocking(False)
+            self.senders.add(sender)
+            loop.add_reader(sender, self._move_comes, sender)
+            loop.call_later(KNOWN_WITHIN, self._last_call, sender)
+
+    def _last_call(self, sender: socket.socket) -> None:
+        """What it has sent is read, and then the end."""
+        if sender in self.senders:
+            with contextlib.suppress(OSError):
+                sender.shutdown(socket.SHUT_RD)
+
     def close(self) -> None:
         self._movers.close()
-        for sender in self._senders:
+        for sender in self.senders:
             self._host._loop.remove_reader(sender)
             sender.close()
-        self._senders.clear()
+        self.senders.clear()
 
     # Bridges.
 
@@ -114,26 +153,31 @@ class Neighbours:
     def _mover_comes(self, listener: socket.socket) -> None:
         sender = self._host.accept_from(listener)
         if sender is not None:
-            self._senders.add(sender)
+            self.senders.add(sender)
             self._host._loop.add_reader(sender, self._move_comes, sender)
 
     def _move_comes(self, sender: socket.socket) -> None:
         for _ in range(BATCH):
-            try:
-                came = move_sockets.receive(sender)
-            except EOFError:
-                self._host._loop.remove_reader(sender)
-                self._senders.discard(sender)
-                sender.close()
+            if not self._take_next(sender):
                 break
-            except OSError as error:
-                log.error("a connection that moved here is lost: %s (raise the limit of open files)", error)
-                continue
-            if came is None:
-                break
-            self._take(*came)
         self._host.end_turn()
         self._host._wake()
+
+    def _take_next(self, sender: socket.socket) -> bool:
+        """False: there is no more now."""
+        try:
+            came = move_sockets.receive(sender)
+        except EOFError:
+            self._host._loop.remove_reader(sender)
+            self.senders.discard(sender)
+            sender.close()
+            return False
+        except OSError as error:
+            log.error("a connection that moved here is lost: %s (raise the limit of open files)", error)
+            return True
+        if came is not None:
+            self._take(*came)
+        return came is not None
 
     def _take(self, data: bytes, sock: socket.socket) -> None:
         host, forwarder = self._host, self._host._forwarder

@@ -44,6 +44,14 @@ class CrowdFile:
             file.truncate(regions * REGION)
         return cls(str(path), regions, os.urandom(16))
 
+    def grown(self, regions: int) -> CrowdFile:
+        """The same memory, with room for more forwarders: those that have it open see the others' once they have
+        opened this."""
+        regions = max(regions, self.regions)
+        with open(self.path, "r+b") as file:
+            file.truncate(regions * REGION)
+        return CrowdFile(self.path, regions, self.key)
+
     def clear(self, region: int) -> None:
         """Whoever counted there is gone."""
         with open(self.path, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:

@@ -9,7 +9,7 @@ A spare worker is kept warm, so that a replacement takes milliseconds; when it i
 are told first that the actor fell and then that it, or its successor, is up.  Restarts are counted and delayed by
 actors/supervisor.py; too many end the node.
 
-Nothing here knows Ray: what it needs of it is :class:`Processes`.
+What is planned is in succession.py.  Nothing here knows Ray: what it needs of it is :class:`crew.Processes`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from actors.runtime.crew import SPARE, Crew, Processes, Slot, log_again
 from actors.runtime.directory import News, State
 from actors.runtime.local import ActorFailed
 from actors.runtime.spec import ActorSpec, Site
 from actors.runtime.station import Station
-from actors.runtime.worker import About, Heard, Order, this_machine
+from actors.runtime.worker import Heard, Order, this_machine
 from actors.supervisor import RestartPolicy, Supervision
 
 log = logging.getLogger(__name__)
-
-SPARE: Final = "spare"
 
 #: Seconds that a new process has to answer: a loaded machine takes ten times the usual second.
 START_TIMEOUT: Final = 60.0
@@ -47,33 +46,6 @@ KILL_TIMEOUT: Final = 1.0
 LOOK: Final = 0.2
 
 
-class Process(Protocol):
-    """A process that runs a Worker.  ``where``: what other workers need to call it.  ``host``: where it is."""
-
-    where: Any
-    host: Site
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the Worker; raises when the process is or gets lost."""
-        ...
-
-    def kill(self) -> None:
-        """End it, now."""
-        ...
-
-
-class Processes(Protocol):
-    """Where processes come from."""
-
-    async def hosts(self) -> Sequence[Site]:
-        """Those that can take one now; the first is this process's own."""
-        ...
-
-    def start(self, host: Site) -> Process:
-        """A new one, there."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class FleetPolicy:
     """``heartbeat_interval``, ``heartbeat_timeout``: settings of the same name.  ``spares``: workers kept warm
@@ -83,39 +55,6 @@ class FleetPolicy:
     heartbeat_timeout: float = 5.0
     mailbox_capacity: int = 10_000
     spares: int = 1
-
-
-class _Crew:
-    """A worker's process and what is known of it.  ``slot``: whose actor it runs, None: it is spare."""
-
-    __slots__ = ("about", "last", "lost", "process", "ready", "slot", "stopped", "watch")
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.about: About | None = None
-        self.slot: _Slot | None = None
-        self.ready = asyncio.Event()
-        self.lost = False
-        self.stopped = 0  # looks that found it so
-        self.last = Heard()
-        self.watch: asyncio.Task[None] | None = None
-
-
-class _Slot:
-    """A place for an actor: it outlives those that fill it."""
-
-    __slots__ = ("crew", "generation", "host", "incarnation", "name", "root", "spec", "supervision", "up")
-
-    def __init__(self, root: str, spec: ActorSpec, supervision: Supervision) -> None:
-        self.root = root
-        self.spec = spec
-        self.supervision = supervision
-        self.name = root
-        self.generation = 0
-        self.incarnation = 1
-        self.up = False
-        self.crew: _Crew | None = None
-        self.host: Site | None = None  # where it is, or was last
 
 
 class Fleet:
@@ -131,19 +70,21 @@ class Fleet:
         anchor: float,
         on_fatal: Callable[[Exception], None],
     ) -> None:
-        self._processes = processes
+        self.processes = processes
         self._home = home
         self._policy = policy
         self._restarts = restarts
-        self._clock = clock
+        self.clock = clock
         self._anchor = anchor
-        self._on_fatal = on_fatal
-        self._slots: dict[str, _Slot] = {}
-        self._spares: list[_Crew] = []
-        self._crews: set[_Crew] = set()
+        self.on_fatal = on_fatal
+        self.slots: dict[str, Slot] = {}
+        #: Places that are no more: what was last there.
+        self.former: dict[str, Slot] = {}
+        self._spares: list[Crew] = []
+        self.crews: set[Crew] = set()
         self._spare_failures = Supervision(restarts)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._running = False
+        self.running = False
         self._changed = asyncio.Event()
         self.at_home: dict[str, News] = {}
         self.restarted = 0
@@ -153,41 +94,41 @@ class Fleet:
     # What the runtime calls.
 
     def add(self, name: str, spec: ActorSpec) -> None:
-        self._slots[name] = _Slot(name, spec, Supervision(self._restarts))
+        self.slots[name] = Slot(name, spec, self.supervision())
 
     def __contains__(self, name: str) -> bool:
-        return name in self._slots
+        return name in self.slots
 
     async def start(self) -> None:
         """Have every actor run; ActorFailed when one does not start."""
-        self._running = True
-        expected = [News(slot.name, slot.incarnation, State.EXPECTED) for slot in self._slots.values()]
+        self.running = True
+        expected = [News(slot.name, slot.incarnation, State.EXPECTED) for slot in self.slots.values()]
         self._home.learn(expected)
-        for slot in self._slots.values():
-            await self._seat(slot)
-        for slot in self._slots.values():
-            if (failure := await self._assume(slot)) is not None:
+        for slot in self.slots.values():
+            await self.seat(slot)
+        for slot in self.slots.values():
+            if (failure := await self.assume(slot)) is not None:
                 raise ActorFailed(f"actor {slot.name} could not be started: {failure}")
-        for crew in list(self._crews):
-            self._watch(crew)
-        self._spawn(self._look_around())
-        await self._warm_spares()
+        for crew in list(self.crews):
+            self.watch(crew)
+        self.spawn(self._look_around())
+        await self.warm_spares()
 
     async def stop(self, grace: float = 0.0) -> None:
         """Have every actor take leave, then end every process."""
-        self._running = False
+        self.running = False
         for task in list(self._tasks):
             task.cancel()
-        crews = [crew for crew in self._crews if not crew.lost and crew.slot is not None]
-        await asyncio.gather(*(self._close(crew, grace) for crew in crews))
-        for crew in list(self._crews):
+        crews = [crew for crew in self.crews if not crew.lost and crew.slot is not None]
+        await asyncio.gather(*(self.take_leave(crew, grace) for crew in crews))
+        for crew in list(self.crews):
             if crew.watch is not None:
                 crew.watch.cancel()
-        await self._kill(list(self._crews))
-        self._crews.clear()
+        await self.kill(list(self.crews))
+        self.crews.clear()
         self._spares.clear()
 
-    async def _kill(self, crews: Sequence[_Crew]) -> None:
+    async def kill(self, crews: Sequence[Crew]) -> None:
         """End the processes, unless that takes long: Ray waits for a part of it that is gone, and what is to become of
         its processes then is decided elsewhere."""
         loop = asyncio.get_running_loop()
@@ -203,7 +144,29 @@ class Fleet:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), KILL_TIMEOUT)
 
-    async def _close(self, crew: _Crew, grace: float) -> None:
+    async def dismiss(self, crew: Crew, grace: float | None = None) -> None:
+        """It is not needed any more.  ``grace``: seconds that its actor has to take leave, None: it need not."""
+        if grace is not None and not crew.lost:
+            await self.take_leave(crew, grace)
+        if not crew.lost:
+            crew.lost = True
+            self.crews.discard(crew)
+            if crew.watch is not None:
+                crew.watch.cancel()
+            await self.kill([crew])
+
+    async def renew_spares(self) -> None:
+        """Have others in place of the spares: what they know of the code on disk may be old."""
+        spares, self._spares = self._spares, []
+        for crew in spares:
+            await self.dismiss(crew)
+        await self.warm_spares()
+
+    def supervision(self) -> Supervision:
+        """Of one more actor."""
+        return Supervision(self._restarts)
+
+    async def take_leave(self, crew: Crew, grace: float) -> None:
         try:
             await asyncio.wait_for(crew.process.call("close", grace), grace + 1.0)
         except Exception as error:  # it ended by itself, or hangs: it is killed next
@@ -211,7 +174,7 @@ class Fleet:
 
     def waiting(self, name: str) -> int:
         """Messages in the mailbox of the actor, when its worker was last heard."""
-        for slot in self._slots.values():
+        for slot in self.slots.values():
             if slot.name == name and slot.crew is not None:
                 return slot.crew.last.waiting
         return 0
@@ -220,7 +183,7 @@ class Fleet:
         """The process of each actor that is up, and of each spare."""
         found = {
             slot.name: slot.crew.about.pid
-            for slot in self._slots.values()
+            for slot in self.slots.values()
             if slot.up and slot.crew is not None and slot.crew.about is not None
         }
         spares = [crew.about.pid for crew in self._spares if crew.about is not None and crew.ready.is_set()]
@@ -228,7 +191,7 @@ class Fleet:
 
     async def settled(self) -> None:
         """Until every actor is up and the spares are warm."""
-        while not all(slot.up for slot in self._slots.values()) or not (
+        while not all(slot.up for slot in self.slots.values()) or not (
             len(self._spares) >= self._policy.spares and all(crew.ready.is_set() for crew in self._spares)
         ):
             self._changed.clear()
@@ -237,57 +200,57 @@ class Fleet:
     def tell(self, news: News) -> None:
         """What became of an actor of this process."""
         self.at_home[news.name] = news
-        for slot in self._slots.values():
+        for slot in self.slots.values():
             if slot.crew is not None and slot.crew.ready.is_set():
-                self._spawn(self._tell_one(slot.crew, [news]))
+                self.spawn(self._tell_one(slot.crew, [news]))
 
     # Processes.
 
-    def _hire(self, host: Site) -> _Crew:
-        crew = _Crew(self._processes.start(host))
-        self._crews.add(crew)
+    def hire(self, host: Site) -> Crew:
+        crew = Crew(self.processes.start(host))
+        self.crews.add(crew)
         return crew
 
-    async def _warm_spares(self) -> None:
+    async def warm_spares(self) -> None:
         """On each host as many as there are to be: a spare elsewhere would leave this one with less than its share."""
-        for host in await self._processes.hosts():
-            while self._running and sum(crew.process.host == host for crew in self._spares) < self._policy.spares:
-                crew = self._hire(host)
+        for host in await self.processes.hosts():
+            while self.running and sum(crew.process.host == host for crew in self._spares) < self._policy.spares:
+                crew = self.hire(host)
                 self._spares.append(crew)
-                self._watch(crew)
+                self.watch(crew)
 
-    async def _seat(self, slot: _Slot) -> _Crew:
+    async def seat(self, slot: Slot) -> Crew:
         """Give the slot a process: a spare that is warm, one that is getting warm, or a new one."""
-        slot.host = self._place(slot, await self._processes.hosts())
+        slot.host = self.place(slot, await self.processes.hosts())
         spares = [crew for crew in self._spares if crew.process.host == slot.host]
         spares.sort(key=lambda crew: not crew.ready.is_set())
         if spares:
             crew = spares[0]
             self._spares.remove(crew)
         else:
-            crew = self._hire(slot.host)
+            crew = self.hire(slot.host)
         slot.crew, crew.slot = crew, slot
         return crew
 
-    def _place(self, slot: _Slot, hosts: Sequence[Site]) -> Site:
+    def place(self, slot: Slot, hosts: Sequence[Site]) -> Site:
         """Where there are fewest of its kind; where it was before, if that is one of those."""
         if slot.spec.at_home:
             return hosts[0]
-        others = [other.host for other in self._slots.values() if other is not slot and not other.spec.at_home]
+        others = [other.host for other in self.slots.values() if other is not slot and not other.spec.at_home]
         return min(hosts, key=lambda host: (others.count(host), host != slot.host))
 
-    def _watch(self, crew: _Crew) -> None:
+    def watch(self, crew: Crew) -> None:
         if crew.watch is None:
             crew.watch = asyncio.get_running_loop().create_task(self._listen(crew))
 
-    async def _meet(self, crew: _Crew) -> None:
+    async def _meet(self, crew: Crew) -> None:
         """Until the process answers; raises when it does not."""
         if not crew.ready.is_set():
             crew.about = await asyncio.wait_for(crew.process.call("about"), START_TIMEOUT)
             crew.ready.set()
             self._changed.set()
 
-    async def _listen(self, crew: _Crew) -> None:
+    async def _listen(self, crew: Crew) -> None:
         """To what a worker says, until it is lost."""
         policy = self._policy
         try:
@@ -310,15 +273,15 @@ class Fleet:
 
     async def _look_around(self) -> None:
         """Look, all the time, whether a process is stopped: it cannot say so."""
-        while self._running:
+        while self.running:
             await asyncio.sleep(LOOK)
-            for crew in list(self._crews):
+            for crew in list(self.crews):
                 crew.stopped = crew.stopped + 1 if self._is_stopped(crew) else 0
                 if crew.stopped >= 2:
                     self._lost(crew, "its process was stopped", hangs=True)
 
     @staticmethod
-    def _is_stopped(crew: _Crew) -> bool:
+    def _is_stopped(crew: Crew) -> bool:
         about = crew.about
         if about is None or about.machine != this_machine():
             return False
@@ -326,9 +289,9 @@ class Fleet:
             return Path(f"/proc/{about.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
         return False
 
-    def _heard(self, crew: _Crew, heard: Heard) -> None:
+    def _heard(self, crew: Crew, heard: Heard) -> None:
         for line in heard.lines:
-            _log_again(crew, line.level, line.source, line.text, line.error, line.created)
+            log_again(crew, line)
         slot = crew.slot
         if slot is None or heard.incarnation != slot.incarnation:
             return
@@ -338,80 +301,81 @@ class Fleet:
             self.expired += heard.expired - before.expired
         self._home.take_in(heard.envelopes)
         if heard.fell is not None:
-            self._fell(slot, heard.fell)
+            self.fell(slot, heard.fell)
 
-    def _lost(self, crew: _Crew, reason: str, *, hangs: bool = False) -> None:
+    def _lost(self, crew: Crew, reason: str, *, hangs: bool = False) -> None:
         if crew.lost:
             return
         crew.lost = True
         crew.ready.set()  # whoever waits for it need not
-        self._crews.discard(crew)
+        self.crews.discard(crew)
         about = crew.about
         if hangs and about is not None and about.machine == this_machine():
             # Ray asks a process to end itself, which this one does not hear.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(about.pid, signal.SIGKILL)
-        if not self._running:
+        if not self.running:
             return
-        self._spawn(self._kill([crew]))
+        self.spawn(self.kill([crew]))
         if crew in self._spares:
             self._spares.remove(crew)
             self._spare_lost(reason)
         elif crew.slot is not None and crew.slot.crew is crew:
             slot, crew.slot.crew = crew.slot, None
-            self._fell(slot, reason)
+            self.fell(slot, reason)
 
     def _spare_lost(self, reason: str) -> None:
         log.warning("a spare worker is gone: %s", reason)
-        delay = self._spare_failures.failed(self._clock())
+        delay = self._spare_failures.failed(self.clock())
         if delay is None:
-            self._on_fatal(ActorFailed(f"worker processes do not stay: {reason} (max_restarts, restart_window)"))
+            self.on_fatal(ActorFailed(f"worker processes do not stay: {reason} (max_restarts, restart_window)"))
             return
-        asyncio.get_running_loop().call_later(delay, lambda: self._spawn(self._warm_spares()))
+        asyncio.get_running_loop().call_later(delay, lambda: self.spawn(self.warm_spares()))
 
     # Actors.
 
-    def _fell(self, slot: _Slot, reason: str) -> None:
+    def fell(self, slot: Slot, reason: str) -> None:
+        if slot.succession is not None:
+            slot.succession.fell(slot, reason)
+            return
         if slot.up:
             slot.up = False
             log.error("actor %s failed: %s", slot.name, reason)
             state = State.GONE if slot.spec.renamed else State.FALLEN
-            self._announce(News(slot.name, slot.incarnation, state))
-        delay = slot.supervision.failed(self._clock())
+            self.announce(News(slot.name, slot.incarnation, state))
+        delay = slot.supervision.failed(self.clock())
         if delay is None:
             policy = self._restarts
-            self._on_fatal(
+            self.on_fatal(
                 ActorFailed(
                     f"actor {slot.name} failed {policy.max_restarts + 1} times within {policy.window:g} s "
                     f"(max_restarts, restart_window); the last error: {reason}"
                 )
             )
             return
-        slot.incarnation += 1
-        slot.generation += 1
-        if slot.spec.renamed:
-            slot.name = f"{slot.root}.{slot.generation}"
-        self._spawn(self._replace(slot, slot.incarnation, delay))
+        slot.begin(slot.next_generation())
+        self.spawn(self._replace(slot, slot.incarnation, delay))
 
-    async def _replace(self, slot: _Slot, incarnation: int, delay: float) -> None:
+    async def _replace(self, slot: Slot, incarnation: int, delay: float) -> None:
         if delay:
             await asyncio.sleep(delay)
         if slot.crew is None or slot.crew.lost:
-            self._watch(await self._seat(slot))
-        failure = await self._assume(slot)
+            self.watch(await self.seat(slot))
+        failure = await self.assume(slot)
         # Spares only now: starting one takes the processor that the replacement needs.
-        self._spawn(self._warm_spares())
+        self.spawn(self.warm_spares())
         if slot.incarnation != incarnation:
             return  # its process was lost meanwhile, and that was seen to
         if failure is not None:
             if slot.crew is not None:  # else it fell because its process did, which is seen elsewhere
-                self._fell(slot, failure)
+                self.fell(slot, failure)
             return
         self.restarted += 1
         log.warning("actor %s was started again", slot.name)
 
-    async def _assume(self, slot: _Slot) -> str | None:
-        """Have the slot's worker run its actor, and tell all others; what went wrong."""
+    async def assume(self, slot: Slot, *, adopting: bool = False) -> str | None:
+        """Have the slot's worker run its actor, and tell all others; what went wrong.  ``adopting``: it is going to
+        take over from another."""
         crew = slot.crew
         assert crew is not None
         try:
@@ -431,17 +395,18 @@ class Fleet:
                 anchor=self._anchor,
                 machine=this_machine(),
                 host=crew.process.host,
+                adopting=adopting,
             )
             failure: str | None = await crew.process.call("assume", order)
         except Exception as error:
             return f"its process ended: {type(error).__name__}"
         if failure is None and slot.crew is crew and slot.incarnation == order.incarnation:
             slot.up = True
-            self._announce(News(slot.name, slot.incarnation, State.UP, crew.process.where))
+            self.announce(News(slot.name, slot.incarnation, State.UP, crew.process.where))
             self._changed.set()
         return failure
 
-    def _known(self, but: _Slot) -> list[News]:
+    def _known(self, but: Slot) -> list[News]:
         """What a new worker is told of all others."""
         elsewhere = [
             News(
@@ -450,24 +415,24 @@ class Fleet:
                 State.UP if slot.up else State.EXPECTED,
                 slot.crew.process.where if slot.up and slot.crew is not None else None,
             )
-            for slot in self._slots.values()
+            for slot in self.slots.values()
             if slot is not but
         ]
         return [*self.at_home.values(), *elsewhere]
 
-    def _announce(self, news: News) -> None:
+    def announce(self, news: News) -> None:
         self._home.learn([news])
-        for slot in self._slots.values():
+        for slot in self.slots.values():
             if slot.name != news.name and slot.crew is not None and slot.crew.ready.is_set():
-                self._spawn(self._tell_one(slot.crew, [news]))
+                self.spawn(self._tell_one(slot.crew, [news]))
 
-    async def _tell_one(self, crew: _Crew, news: Sequence[News]) -> None:
+    async def _tell_one(self, crew: Crew, news: Sequence[News]) -> None:
         try:
             await crew.process.call("learn", tuple(news))
         except Exception as error:  # lost: whoever listens to it sees to it
             log.debug("a worker was not told: %s", error)
 
-    def _spawn(self, coroutine: Any) -> None:
+    def spawn(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -475,16 +440,4 @@ class Fleet:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_fatal(ActorFailed(f"supervision failed: {type(error).__name__}: {error}"))
-
-
-def _log_again(crew: _Crew, level: int, source: str, text: str, error: str, created: float) -> None:
-    """What a worker logged, as if it were ours."""
-    logger = logging.getLogger(source)
-    if logger.isEnabledFor(level):
-        name = crew.slot.name if crew.slot is not None else SPARE
-        record = logger.makeRecord(source, level, "", 0, f"[{name}] {text}", (), None)
-        record.created = created
-        if error:
-            record.exc_text = error
-        logger.handle(record)
+            self.on_fatal(ActorFailed(f"supervision failed: {type(error).__name__}: {error}"))

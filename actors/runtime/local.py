@@ -131,9 +131,11 @@ class LocalRuntime:
         after_handle: Callable[[], None] | None = None,
         *,
         incarnation: int = 1,
+        adopting: bool = False,
     ) -> None:
         """An actor made by ``source``, now and after each failure.  ``after_handle``: called after each turn in which
-        it handled something.  ``incarnation``: of the first; each successor's is greater by one."""
+        it handled something.  ``incarnation``: of the first; each successor's is greater by one.
+        ``adopting``: the first takes over from another."""
         if name in self._cells:
             raise ValueError(f"there is an actor {name} already")
 
@@ -148,6 +150,7 @@ class LocalRuntime:
                         wake=lambda: self.wake(name),
                         waiting=lambda: self.depth(name),
                         host=self._host,
+                        adopting=adopting and self._cells[name].incarnation == incarnation,
                         others=others + (self._beyond.names() if self._beyond is not None else ()),
                     )
                 )
@@ -244,6 +247,10 @@ class LocalRuntime:
     def wake(self, name: str) -> None:
         """Something outside a message changed ``name``'s state: look at its deadline again."""
         self._set_timer(self._cells[name])
+
+    def part(self, name: str) -> Part | None:
+        """The actor with its ports; None: it is down."""
+        return self._cells[name].part
 
     def depth(self, name: str) -> int:
         """Messages that wait for ``name``."""

@@ -9,6 +9,7 @@ back the actor alone, or a :class:`Part`: the actor with the ports that it lives
 from __future__ import annotations
 
 import importlib
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -33,6 +34,7 @@ HERE: Final = Site()
 class Surroundings:
     """What a builder is told of the place where its actor is to live.
 
+    ``adopting``: it is going to take over from another (Part.take_in), and takes nothing from elsewhere before.
     ``others``: the names of the actors that run already.  ``post``: says something in the actor's name.
     ``wake``: something outside a message changed the actor's state.  ``waiting``: messages in its mailbox.
     """
@@ -42,6 +44,7 @@ class Surroundings:
     post: Callable[[Send], None]
     wake: Callable[[], None]
     host: Site = HERE
+    adopting: bool = False
     others: tuple[str, ...] = ()
     waiting: Callable[[], int] = lambda: 0
 
@@ -53,6 +56,10 @@ class Part:
     ``after_handle``: called after each turn in which it handled something.  ``close``: takes leave of whoever is at
     its ports, within so many seconds.  ``drop``: closes the ports at once, for the actor fell.  ``tracer``: the
     actor's, which is told whose message it is handling.
+
+    ``hand_over``: passes all that it has to the actor of that name, at the other end of the socket, which has
+    ``take_in`` for it and is told the name of this one; that tells how it went, for a program, with "broken" when it
+    ended midway.  Both raise when nothing came of it; what each has then is its own.
     """
 
     actor: Actor
@@ -60,6 +67,8 @@ class Part:
     close: Callable[[float], Awaitable[None]] | None = None
     drop: Callable[[], None] | None = None
     tracer: AnyTracer | None = None
+    hand_over: Callable[[socket.socket, str], Awaitable[None]] | None = None
+    take_in: Callable[[socket.socket, str], Awaitable[Mapping[str, Any]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from typing import Any, Final
 from actors.ports import clock
 from actors.runtime.directory import News
 from actors.runtime.heap import settle_heap
+from actors.runtime.meeting import MeetingPoint, meet_at
 from actors.runtime.outlet import Call
 from actors.runtime.spec import ActorSpec, Site
 from actors.runtime.station import Station
@@ -45,7 +46,8 @@ LOG_LINES: Final = 1000
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a worker is to run.  ``anchor``: of the clock of ``machine`` (actors/ports/clock.py), so that all processes
-    there have one even if somebody sets the system's.  ``host``: where the worker is."""
+    there have one even if somebody sets the system's.  ``host``: where the worker is.  ``adopting``: the actor is
+    going to take over from another (:meth:`Worker.take_in`)."""
 
     name: str
     incarnation: int
@@ -55,6 +57,7 @@ class Order:
     anchor: float
     machine: str
     host: Site
+    adopting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ class Worker:
         self._said: deque[tuple[int, list[bytes], asyncio.Future[None]]] = deque()
         self._something = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._meeting: MeetingPoint | None = None
 
     async def about(self) -> About:
         self._loop = asyncio.get_running_loop()
@@ -180,6 +184,50 @@ class Worker:
             await role.station.runtime.close(grace)
             role.station.halt()
 
+    # Two actors of a kind hand over: the one that leaves is found at a path (actors/runtime/succession.py).
+
+    async def meet(self) -> str:
+        """Where the other one finds this; :meth:`hand_over` waits for it.  OSError."""
+        if self._meeting is not None:
+            self._meeting.close()
+        self._meeting = MeetingPoint()
+        return self._meeting.path
+
+    async def hand_over(self, to: str) -> str:
+        """Pass all that the actor has to the one of that name, once it comes.  "": done; else what went wrong."""
+        meeting, role = self._meeting, self._role
+        part = role.station.runtime.part(role.name) if role is not None else None
+        if meeting is None or part is None or part.hand_over is None:
+            return "it has nothing to hand over"
+        try:
+            await part.hand_over(await meeting.accept(), to)
+        except asyncio.CancelledError:
+            return "it was called off"
+        except Exception as error:
+            log.debug("nothing came of a hand-over", exc_info=error)
+            return str(error) or type(error).__name__
+        finally:
+            meeting.close()
+        return ""
+
+    async def stay(self) -> None:
+        """Nobody comes to take over: wait no longer."""
+        if self._meeting is not None:
+            self._meeting.close()
+
+    async def take_in(self, path: str, predecessor: str) -> Mapping[str, Any]:
+        """Take all that the actor of that name has, which waits at ``path``: what there is to tell of it, with
+        "failure" when nothing came of it."""
+        role = self._role
+        part = role.station.runtime.part(role.name) if role is not None else None
+        if part is None or part.take_in is None:
+            return {"failure": "it takes nothing over"}
+        try:
+            return await part.take_in(await meet_at(path), predecessor)
+        except Exception as error:
+            log.debug("nothing was taken over", exc_info=error)
+            return {"failure": str(error) or type(error).__name__}
+
     async def _call(self, sender: int, where: Any, incarnation: int, batch: list[bytes]) -> None:
         if where != SUPERVISOR:
             await where.deliver.remote(incarnation, batch)
@@ -222,7 +270,7 @@ class _Role:
             news=order.news,
             host=order.host,
         )
-        self.station.runtime.add(order.name, order.spec, incarnation=order.incarnation)
+        self.station.runtime.add(order.name, order.spec, incarnation=order.incarnation, adopting=order.adopting)
 
     def _fell(self, name: str, incarnation: int, error: Exception) -> bool:
         self.failure = f"{type(error).__name__}: {error}"

@@ -99,7 +99,7 @@ def moved_group(
 
 
 class MovingBridges(BridgedRelay):
-    """Two forwarders, of which either can be replaced."""
+    """Two forwarders, of which either can be replaced, or be no more: the other takes what it has."""
 
     def hand_over(self, number: int) -> None:
         name = list(self.forwarders)[number]
@@ -115,6 +115,27 @@ class MovingBridges(BridgedRelay):
             tracer=self.tracers[f"{name}.1"],
         )
         self.forwarders[new.name] = new
+        self._pass_on(old, new)
+        # In the place of the old one.
+        self.forwarders = {
+            (new.name if key == name else key): (new if key == name else f)
+            for key, f in self.forwarders.items()
+            if key != new.name
+        }
+        self._say_gone(old, new)
+
+    def merge(self) -> None:
+        """The second has all that the first had."""
+        old, new = self.forwarders.values()
+        self._pass_on(old, new)
+        del self.forwarders[old.name]
+        self._say_gone(old, new)
+
+    def _say_gone(self, old: CircuitForwarder, new: CircuitForwarder) -> None:
+        self._post(new.take_sends())
+        self._post([*self.relay_server.handle(messages.ActorDown(old.name), self.now)])
+
+    def _pass_on(self, old: CircuitForwarder, new: CircuitForwarder) -> None:
         ready: list[bool] = []
         old.begin_handover(new.name, lambda: ready.append(True))
         self._post(old.take_sends())
@@ -131,12 +152,4 @@ class MovingBridges(BridgedRelay):
                     self.bridges[successor] = (other, far)
                     self.bridges[far] = (new, successor)
         handover.add_totals(new, handover.totals(old))
-        new.adopted(name)
-        # In the place of the old one.
-        self.forwarders = {
-            (new.name if key == name else key): (new if key == name else f)
-            for key, f in self.forwarders.items()
-            if key != new.name
-        }
-        self._post(new.take_sends())
-        self._post([*self.relay_server.handle(messages.ActorDown(name), self.now)])
+        new.adopted(old.name)

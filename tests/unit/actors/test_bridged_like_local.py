@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from actors.relay_server import RelayServerPolicy
 from tests.support.bridged import BridgedRelay
+from tests.support.handover import MovingBridges
 from tests.support.peers import MemoryPeer, MemoryRelay, MemoryStream
 
 #: More than a window, so that credit has to come back.
@@ -35,8 +36,9 @@ STEPS = st.lists(
 )
 
 
-def seen(relay: MemoryRelay, steps: list[Step], limit: int) -> list[tuple[bytes, bool, bool]]:
-    """What each end received, and whether it saw the end or a reset."""
+def seen(relay: MemoryRelay, steps: list[Step], limit: int, merge_at: int = -1) -> list[tuple[bytes, bool, bool]]:
+    """What each end received, and whether it saw the end or a reset.  ``merge_at``: before that step one forwarder
+    takes what the other has."""
     peers = MemoryPeer("alice"), MemoryPeer("bob")
     relay.attach(peers[0])
     if isinstance(relay, BridgedRelay):
@@ -45,6 +47,9 @@ def seen(relay: MemoryRelay, steps: list[Step], limit: int) -> list[tuple[bytes,
         relay.attach(peers[1])
     ends: tuple[MemoryStream, MemoryStream] = relay.circuit(*peers)
     for number, step in enumerate(steps):
+        if number == merge_at and isinstance(relay, MovingBridges):
+            relay.merge()
+            relay.run()
         view = ends[step.who]
         stream = view.stream
         open_for_sending = not (stream.fin_sent or stream.fin_after_held or stream.closed)
@@ -78,5 +83,18 @@ def test_nobody_sees_a_difference(steps: list[Step], limit: int, piece: int) -> 
         bridged = BridgedRelay(policy, piece=piece, plain=plain, moves=moves)
         assert seen(bridged, steps, limit) == local
         assert bridged.moved == moves
-        standing = {number for forwarder in bridged.forwarders.values() for number in forwarder.circuits}
+        standing = {abs(number) for forwarder in bridged.forwarders.values() for number in forwarder.circuits}
         assert len(standing) == bridged.relay_server.circuits_in_all
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS, limit=st.sampled_from([0, 1, 2000, 500_000]), merge_at=st.integers(0, 11))
+def test_both_halves_on_one_forwarder(steps: list[Step], limit: int, merge_at: int) -> None:
+    """The place of one forwarder is no more: its half of the circuit goes on where the other half is."""
+    policy = RelayServerPolicy(rate_limits=False, circuit_data=limit)
+    merged = MovingBridges(policy)
+    assert seen(merged, steps, limit, merge_at) == seen(MemoryRelay(policy), steps, limit)
+    standing = {abs(number) for forwarder in merged.forwarders.values() for number in forwarder.circuits}
+    assert len(standing) == merged.relay_server.circuits_in_all
+    if standing and merge_at < len(steps):
+        assert [len(forwarder.circuits) for forwarder in merged.forwarders.values()] == [2], "one half took the other's"
