@@ -257,7 +257,7 @@ class Fleet:
             await self._meet(crew)
         except Exception as error:
             log.debug("a worker did not start: %s", error)
-            self._lost(crew, f"its process did not start: {type(error).__name__}")
+            self.lose(crew, f"its process did not start: {type(error).__name__}")
             return
         try:
             while not crew.lost:
@@ -266,10 +266,10 @@ class Fleet:
                 self._heard(crew, heard)
         except TimeoutError:
             reason = f"it gave no sign for {policy.heartbeat_timeout:g} s (heartbeat_timeout)"
-            self._lost(crew, reason, hangs=True)
+            self.lose(crew, reason, hangs=True)
         except Exception as error:
             log.debug("a worker is lost: %s", error)
-            self._lost(crew, "its process ended")
+            self.lose(crew, "its process ended")
 
     async def _look_around(self) -> None:
         """Look, all the time, whether a process is stopped: it cannot say so."""
@@ -278,7 +278,7 @@ class Fleet:
             for crew in list(self.crews):
                 crew.stopped = crew.stopped + 1 if self._is_stopped(crew) else 0
                 if crew.stopped >= 2:
-                    self._lost(crew, "its process was stopped", hangs=True)
+                    self.lose(crew, "its process was stopped", hangs=True)
 
     @staticmethod
     def _is_stopped(crew: Crew) -> bool:
@@ -303,7 +303,7 @@ class Fleet:
         if heard.fell is not None:
             self.fell(slot, heard.fell)
 
-    def _lost(self, crew: Crew, reason: str, *, hangs: bool = False) -> None:
+    def lose(self, crew: Crew, reason: str, *, hangs: bool = False) -> None:
         if crew.lost:
             return
         crew.lost = True

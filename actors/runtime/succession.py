@@ -24,7 +24,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from actors.runtime.crew import Slot
+from actors.runtime.crew import Crew, Slot
 from actors.runtime.directory import News, State
 from actors.runtime.local import ActorFailed
 from actors.runtime.spec import ActorSpec
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 #: What a part tells of a hand-over that ended before all was handed over; "": it did not.
 BROKEN = "broken"
+
+
+ENDED = "its process ended"
 
 
 class HandoverFailed(Exception):
@@ -169,9 +172,10 @@ def _leaving(fleet: Fleet, root: str) -> Slot:
 
 async def _hand_over(fleet: Fleet, leaving: Slot, heir: Slot, *, fresh: bool) -> tuple[Mapping[str, Any], str]:
     """What the heir tells of it; why it came to nothing, "": it did not."""
-    if leaving.crew is None or heir.crew is None:
-        return {}, "its process ended"
-    former, other = leaving.crew.process, heir.crew.process
+    crew, others = leaving.crew, heir.crew
+    if crew is None or others is None:
+        return {}, ENDED
+    former = crew.process
     going: asyncio.Future[str] | None = None
     told: Mapping[str, Any] = {}
     failure = ""
@@ -181,10 +185,10 @@ async def _hand_over(fleet: Fleet, leaving: Slot, heir: Slot, *, fresh: bool) ->
         if fresh and (reason := await fleet.assume(heir, adopting=True)) is not None:
             failure = reason
         else:
-            told = await other.call("take_in", path, leaving.name)
-            failure = told.get("failure", "")
+            told, failure = await _taken(fleet, others, path, leaving.name)
     except Exception as error:  # whatever a call to a process that ended may raise
-        failure = f"its process ended: {type(error).__name__}"
+        log.debug("nothing came of a hand-over: %s", error)
+        failure = ENDED
     if failure:
         with contextlib.suppress(Exception):  # it ended itself
             await former.call("stay")
@@ -193,10 +197,21 @@ async def _hand_over(fleet: Fleet, leaving: Slot, heir: Slot, *, fresh: bool) ->
             said = await going
         except Exception as error:
             log.debug("who hands over is lost: %s", error)
+            fleet.lose(crew, ENDED)  # supervision may not have seen it yet
         else:
             # The successor knows better what it has; of why it has nothing the other side knows more.
             failure = said if failure and said else failure
     return told, failure
+
+
+async def _taken(fleet: Fleet, crew: Crew, path: str, predecessor: str) -> tuple[Mapping[str, Any], str]:
+    try:
+        told: Mapping[str, Any] = await crew.process.call("take_in", path, predecessor)
+    except Exception as error:
+        log.debug("who takes over is lost: %s", error)
+        fleet.lose(crew, ENDED)
+        return {}, ENDED
+    return told, told.get("failure", "")
 
 
 async def _retire(fleet: Fleet, slot: Slot, succession: Succession, grace: float) -> None:
