@@ -31,8 +31,12 @@ OPEN_LIMITS = {
     "max-reservations-per-ip": "20000",
     "max-circuits": "20000",
     "max-circuits-per-peer": "20000",
+    "max-circuits-per-ip": "20000",
     "rate-limits": "off",
 }
+
+#: Events of an upgrade or a restart.
+CHANGES = ("upgraded", "upgrade_failed", "restarted", "restart_failed")
 
 
 class Node:
@@ -77,12 +81,12 @@ class Node:
         """The address of a peer through this relay."""
         return f"{self.address}/p2p-circuit/p2p/{peer_id}"
 
-    def upgrade(self) -> None:
-        """SIGUSR2; `upgraded` tells what became of it."""
-        self._process.send_signal(signal.SIGUSR2)
+    def signal(self, number: signal.Signals) -> None:
+        """SIGUSR2: upgrade; SIGHUP: restart the forwarders.  `changed` tells what became of it."""
+        self._process.send_signal(number)
 
-    def upgraded(self, patience: float) -> dict[str, Any] | None:
-        """What the node told of an upgrade, within `patience` seconds."""
+    def changed(self, patience: float) -> dict[str, Any] | None:
+        """What the node told of an upgrade or restart, within `patience` seconds."""
         try:
             return self._events.get(timeout=patience) if patience else self._events.get_nowait()
         except queue.Empty:
@@ -133,5 +137,5 @@ class Node:
     def _listen(self) -> None:
         for line in self._stdout:
             event = json.loads(line)
-            if event["event"] in ("upgraded", "upgrade_failed"):
+            if event["event"] in CHANGES:
                 self._events.put(event)
