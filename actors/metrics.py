@@ -81,10 +81,12 @@ class Snapshot:
 
 
 class Metrics:
-    """See the module.  ``answered``: request ids of the status questions that were answered."""
+    """See the module.  ``answered``: request ids of the status questions that were answered; ``unanswered``: of those
+    that will not be."""
 
     def __init__(self) -> None:
         self.answered: set[int] = set()
+        self.unanswered: set[int] = set()
         self._forwarders: dict[str, messages.ForwarderMetrics] = {}
         self._processes: dict[str, messages.ProcessMetrics] = {}
         self._before: dict[str, Sums] = {}
@@ -105,6 +107,8 @@ class Metrics:
             case messages.StatusAnswer(request_id=request_id):
                 self._status = message
                 self.answered.add(request_id)
+            case messages.Undeliverable(request_id=request_id):
+                self.unanswered.add(request_id)
             case messages.ActorDown(actor=actor):
                 self._retire(actor)
             case messages.ActorUp():

@@ -63,14 +63,15 @@ class Desk:
     def __init__(self, rose: Callable[[str], list[Send]], fell: Callable[[str], None]) -> None:
         self._rose = rose
         self._fell = fell
-        self.waiting: dict[int, asyncio.Future[messages.StatusAnswer]] = {}
+        #: None: no answer will come.
+        self.waiting: dict[int, asyncio.Future[messages.StatusAnswer | None]] = {}
 
     def handle(self, message: messages.Message, now: float) -> list[Send]:
         match message:
-            case messages.StatusAnswer(request_id=request_id):
+            case messages.StatusAnswer(request_id=request_id) | messages.Undeliverable(request_id=request_id):
                 answer = self.waiting.pop(request_id, None)
                 if answer is not None and not answer.done():
-                    answer.set_result(message)
+                    answer.set_result(message if isinstance(message, messages.StatusAnswer) else None)
             case messages.ActorUp(actor=actor):
                 return self._rose(actor)
             case messages.ActorDown(actor=actor):
@@ -256,6 +257,8 @@ class RayNode(NodeBase):
             told = await asyncio.wait_for(answer, STATUS_PATIENCE)
         except TimeoutError:
             self._desk.waiting.pop(number, None)
+            told = None
+        if told is None:
             log.warning("RelayServer does not say how the node is")
             return {"event": "status"}
         return {**self.told_status(told, interval), "restarted": runtime.restarted}

@@ -235,6 +235,19 @@ class StatusAnswer(_Message, frozen=True):
     granted: int = 0
 
 
+# The runtime -> whoever asked
+
+
+class Undeliverable(_Message, frozen=True):
+    """Your question ``request_id`` to ``receiver`` will not be answered: it is down, or fell before it answered.
+
+    A question is what is posted with a deadline (actors/runtime/spec.py).  No control message: it is said once for each
+    question, and so many may be asked that it must count in the mailbox."""
+
+    receiver: str
+    request_id: int
+
+
 # Everybody -> metrics (actors/metrics.py), if there is such an actor.  Sums are since the sender's start.
 
 
@@ -305,7 +318,7 @@ ForwarderMessage = (
     | ActorUp
 )
 
-MetricsMessage = ForwarderMetrics | ProcessMetrics | StatusAnswer | ActorDown | ActorUp
+MetricsMessage = ForwarderMetrics | ProcessMetrics | StatusAnswer | Undeliverable | ActorDown | ActorUp
 
 #: Whatever may travel between actors.
 Message = RelayServerMessage | ForwarderMessage | MetricsMessage

@@ -54,7 +54,8 @@ class NodeMetrics:
         self._runtime = runtime
         self._actor = Metrics()
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Event] = {}
+        #: Whether RelayServer answered.
+        self._waiting: dict[int, asyncio.Future[bool]] = {}
         self._listening: asyncio.Task[None] | None = None
         self._server = MetricsServer(self.page, CONTENT_TYPE)
         self._watch = ProcessWatch(
@@ -106,17 +107,17 @@ class NodeMetrics:
     async def page(self) -> bytes:
         """The figures, as text."""
         number = next(self._numbers)
-        answered = self._waiting[number] = asyncio.Event()
+        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
         question = messages.StatusAsked(number, METRICS)
         self._runtime.post(METRICS, RELAY_SERVER, question, deadline=self._runtime.now() + STATUS_PATIENCE)
         try:
-            await asyncio.wait_for(answered.wait(), STATUS_PATIENCE)
+            answered = await asyncio.wait_for(waiting, STATUS_PATIENCE)
         except TimeoutError:
-            pass
+            answered = False
         finally:
             del self._waiting[number]
         snapshot = self._actor.snapshot()
-        if not answered.is_set():
+        if not answered:
             snapshot = replace(snapshot, status=None)
         limits = {name: float(getattr(self._settings, name)) for name in _LIMITS}
         return exposition(snapshot, version=AGENT.partition("/")[2], limits=limits)
@@ -126,10 +127,11 @@ class NodeMetrics:
         return self._actor
 
     def _handled(self) -> None:
-        for number in self._actor.answered:
-            if (waiting := self._waiting.get(number)) is not None:
-                waiting.set()
-        self._actor.answered.clear()
+        for numbers, answered in ((self._actor.answered, True), (self._actor.unanswered, False)):
+            for number in numbers:
+                if (waiting := self._waiting.get(number)) is not None and not waiting.done():
+                    waiting.set_result(answered)
+            numbers.clear()
 
     def _post(self, send: Send) -> None:
         self._runtime.post(METRICS, send.receiver, send.message)

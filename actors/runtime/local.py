@@ -8,8 +8,9 @@ was posted is handled in the same turn of the loop or in the next.
 An actor that raises, in whatever the runtime asks of it, is replaced by a new one from its factory, at once or with a
 growing delay (actors/supervisor.py).  The others are told that it fell and that it is back.  What it had not heard, and
 what it had said and nobody had heard, is gone with it: its successor numbers its requests and connections anew, and
-must not be taken for it.  What is sent to it while it is down waits.  Too many failures end the node: ``on_fatal`` is
-called with an error that says which actor.
+must not be taken for it.  What is sent to it while it is down waits; but a question comes back to who asked
+(actors/runtime/questions.py).  Too many failures end the node: ``on_fatal`` is called with an error that says which
+actor.
 
 It is the whole of a node in one process, and a part of one in many (:class:`Beyond`): then what is said to an actor
 that is not here goes out, and what is said there to one that is comes in by :meth:`LocalRuntime.take_in`.
@@ -25,6 +26,7 @@ from typing import Any, Final, Protocol
 
 from actors.actor import Actor, Send
 from actors.runtime.mailbox import Mailbox, MailboxFull
+from actors.runtime.questions import OpenQuestions, Question
 from actors.runtime.spec import HERE, ActorSpec, Part, Site, Surroundings
 from actors.supervisor import RestartPolicy, Supervision
 from protocol import messages
@@ -54,6 +56,10 @@ class Beyond(Protocol):
         """Carry it there.  False: there is no such actor.  MailboxFull."""
         ...
 
+    def is_down(self, name: str) -> bool:
+        """Whether it fell and is not back, as far as that is known here."""
+        ...
+
     def fell(self, name: str, incarnation: int, error: Exception) -> bool:
         """An actor that is here fell.  True: whether it is started again is not decided here."""
         ...
@@ -66,8 +72,8 @@ class Beyond(Protocol):
 class _Cell:
     """An actor with its ports, its mailbox, its supervision and its timer."""
 
-    __slots__ = ("actor", "after_handle", "factory", "incarnation", "mailbox", "name", "part", "supervision", "timer",
-                 "timer_at", "tracer")  # fmt: skip
+    __slots__ = ("actor", "after_handle", "down", "factory", "incarnation", "mailbox", "name", "part", "supervision",
+                 "timer", "timer_at", "tracer")  # fmt: skip
 
     def __init__(
         self,
@@ -85,6 +91,7 @@ class _Cell:
         self.supervision = supervision
         self.incarnation = incarnation
         self.actor: Actor | None = None
+        self.down = False  # it fell, and is not back
         self.part: Part | None = None
         self.tracer: AnyTracer = NullTracer()
         self.timer: asyncio.TimerHandle | None = None
@@ -115,6 +122,7 @@ class LocalRuntime:
         self._host = host
         self._cells: dict[str, _Cell] = {}
         self._pending: deque[_Cell] = deque()
+        self._questions = OpenQuestions()
         self._scheduled = False
         self._running = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -196,14 +204,17 @@ class LocalRuntime:
     # What ports call.
 
     def post(self, sender: str, receiver: str, message: Any, *, deadline: float = 0.0, traceparent: str = "") -> None:
-        """Put ``message`` into ``receiver``'s inbox.  What cannot be taken is counted and logged by name.
-
-        ``deadline``: Unix time from which on nobody waits for it: then it is dropped.  TypeError: not msgpack at all.
-        """
+        """See Runtime.  TypeError: not msgpack at all."""
         said_by, cell = self._cells.get(sender), self._cells.get(receiver)
         incarnation = said_by.incarnation if said_by is not None else 0
         # Through the codec although it may stay in this process: see the module.
         encoded = encode(Envelope(sender, receiver, message, deadline, traceparent, incarnation))
+        question: Question | None = None
+        if deadline and said_by is not None and (number := getattr(message, "request_id", None)) is not None:
+            question = Question(sender, number, deadline)
+            if self._is_down(receiver):
+                self._bring_back(receiver, question)
+                return
         try:
             if cell is not None:
                 self._put(cell, decode(encoded))
@@ -211,8 +222,14 @@ class LocalRuntime:
                 receiver, encoded, control=isinstance(message, messages.CONTROL)
             ):
                 log.error("a message for %s, which is no actor of this node", receiver)
+                if question is not None:
+                    self._bring_back(receiver, question)
+                return
         except (CodecError, MailboxFull) as error:
             self._refuse(sender, receiver, error)
+            return
+        if question is not None:
+            self._questions.asked(receiver, question, self.now())
 
     def take_in(self, envelope: Envelope) -> None:
         """What an actor elsewhere said to one that is here.  MailboxFull is counted and logged."""
@@ -232,6 +249,22 @@ class LocalRuntime:
                 cell.mailbox.discard(notice.actor)
         for name in self._cells:
             self.post(SUPERVISOR, name, notice)
+        if isinstance(notice, messages.ActorDown):
+            self._bring_all_back(notice.actor)
+
+    def _is_down(self, name: str) -> bool:
+        if (cell := self._cells.get(name)) is not None:
+            return cell.down
+        return self._beyond is not None and self._beyond.is_down(name)
+
+    def _bring_back(self, receiver: str, question: Question) -> None:
+        """Tell who asked that no answer will come, unless nobody waits for it any more."""
+        undeliverable = messages.Undeliverable(receiver, question.number)
+        self.post(SUPERVISOR, question.asker, undeliverable, deadline=question.deadline)
+
+    def _bring_all_back(self, fallen: str) -> None:
+        for question in self._questions.fell(fallen):
+            self._bring_back(fallen, question)
 
     def _put(self, cell: _Cell, envelope: Envelope) -> None:
         cell.mailbox.put(envelope)
@@ -283,6 +316,9 @@ class LocalRuntime:
             if envelope.deadline and envelope.deadline <= now:
                 self.expired += 1
                 continue
+            if self._questions:
+                # Only now: an answer that waits is lost if the one that gave it falls.
+                self._questions.heard(envelope.sender, cell.name, envelope.message)
             touched[cell.name] = cell
             cell.tracer.current = envelope.traceparent
             try:
@@ -351,6 +387,7 @@ class LocalRuntime:
         cell.after_handle = cell.part.after_handle
         cell.tracer = cell.part.tracer or self._tracer
         cell.actor = cell.part.actor
+        cell.down = False
 
     def _fell(self, cell: _Cell, error: Exception) -> None:
         log.error("actor %s failed: %s", cell.name, error, exc_info=error)
@@ -360,12 +397,14 @@ class LocalRuntime:
         cell.timer = cell.timer_at = None
         if cell.actor is not None:  # else it could not be started again, which nobody needs to hear twice
             cell.actor = None
+            cell.down = True
             cell.mailbox.clear()
             for other in self._cells.values():
                 other.mailbox.discard(cell.name)
             if self._beyond is not None and self._beyond.fell(cell.name, cell.incarnation, error):
                 return
             self._tell_others(cell, messages.ActorDown(cell.name))
+            self._bring_all_back(cell.name)
         delay = cell.supervision.failed(self.now())
         if delay is None:
             policy = self._restarts

@@ -2,7 +2,8 @@
 
 One call is under way to a receiver at a time, and what is said meanwhile goes together in the next: so order is kept,
 and under load a call of about a millisecond carries hundreds of messages.  What is said to an actor that is down, or of
-which it is not known yet where it is, waits; what was on its way to one that fell is gone with it.
+which it is not known yet where it is, waits; what was on its way to one that fell is gone with it.  A question to one
+that is down does not come here: it goes back to who asked (actors/runtime/local.py).
 """
 
 from __future__ import annotations

@@ -123,7 +123,12 @@ class Runtime(Protocol):
         ...
 
     def post(self, sender: str, receiver: str, message: Any, *, deadline: float = 0.0, traceparent: str = "") -> None:
-        """Put ``message`` into ``receiver``'s inbox.  What cannot be taken is counted and logged by name."""
+        """Put ``message`` into ``receiver``'s inbox.  What cannot be taken is counted and logged by name.
+
+        ``deadline``: Unix time from which on nobody waits for it: then it is dropped, and counted.  A message that has
+        one, and a ``request_id``, is a question: if ``receiver`` is down, or falls before it has answered, the actor
+        ``sender`` is told at once (messages.Undeliverable).  A message without one waits for the successor.
+        """
         ...
 
     def wake(self, name: str) -> None:

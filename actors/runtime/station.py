@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from actors.runtime.directory import Directory, News, Notice
+from actors.runtime.directory import Directory, News, Notice, State
 from actors.runtime.local import LocalRuntime
 from actors.runtime.outlet import Call, Outlet
 from actors.runtime.spec import HERE, Site
@@ -57,6 +57,10 @@ class Station:
 
     def send(self, receiver: str, envelope: bytes, *, control: bool) -> bool:
         return self.outlet.put(receiver, envelope, control=control)
+
+    def is_down(self, name: str) -> bool:
+        known = self.directory.find(name)
+        return known is not None and known.state in (State.FALLEN, State.GONE)
 
     # What comes from elsewhere.
 

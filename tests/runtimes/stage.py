@@ -151,6 +151,12 @@ class Stage:
     def say(self, receiver: str, message: m.Message, **options: Any) -> None:
         self.runtime.post("test", receiver, message, **options)
 
+    def ask(self, receiver: str, number: int, *, patience: float = 1000.0, heeded: bool = True) -> None:
+        """Have ``inbox`` ask a question that is of no use after ``patience`` seconds.  ``heeded``: one that an Answerer
+        answers."""
+        question = m.StatusAsked(number, "inbox") if heeded else m.ReserveAsked(number, "inbox", 0, b"", "")
+        self.runtime.post("inbox", receiver, question, deadline=self.runtime.now() + patience)
+
     async def status(self, receiver: str) -> int:
         """How many questions ``receiver`` was asked since it began."""
         self.say(receiver, m.StatusAsked(1, "inbox"))

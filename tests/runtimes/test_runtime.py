@@ -193,6 +193,72 @@ async def test_what_is_said_while_it_is_down_is_heard_when_it_is_back(begin: Beg
         assert [(await stage.inbox.next()).circuits for _ in range(3)] == [1, 2, 3]
 
 
+# Questions: whoever waits for an answer hears when none will come.
+
+
+async def test_a_question_to_one_that_is_down_comes_back_at_once(begin: Begin) -> None:
+    stage = await begin(ANSWERER, restarts=RestartPolicy(first_delay=1000.0, max_delay=1000.0))
+    for restarted in (True, False):  # the first restart is at once, the second is not
+        stage.say("answerer", m.CircuitOpened(1, "raise"))
+        assert await stage.inbox.next() == m.ActorDown("answerer")
+        assert not restarted or await stage.inbox.next() == m.ActorUp("answerer")
+    for number in (7, 8):
+        stage.ask("answerer", number)
+        assert await stage.inbox.next() == m.Undeliverable("answerer", number)
+
+
+async def test_what_came_back_is_not_asked_of_the_successor(begin: Begin) -> None:
+    stage = await begin(ANSWERER, restarts=RestartPolicy(first_delay=0.05))
+    for _ in range(2):
+        stage.say("answerer", m.CircuitOpened(1, "raise"))
+        while not isinstance(await stage.inbox.next(), m.ActorDown):
+            pass
+    stage.ask("answerer", 7)
+    assert await stage.inbox.next() == m.Undeliverable("answerer", 7)
+    assert await stage.inbox.next() == m.ActorUp("answerer")
+    assert await stage.status("answerer") == 1
+
+
+@pytest.mark.parametrize("heard", [False, True])
+async def test_a_question_comes_back_when_the_one_that_was_asked_falls(begin: Begin, heard: bool) -> None:
+    stage = await begin(ANSWERER)
+    if not heard:
+        stage.say("answerer", m.CircuitOpened(1, "raise"))
+    stage.ask("answerer", 7, heeded=False)
+    if heard:
+        assert await stage.status("answerer") == 1
+        stage.say("answerer", m.CircuitOpened(1, "raise"))
+    told = [await stage.inbox.next() for _ in range(3)]
+    assert told[0] == m.ActorDown("answerer")
+    assert {type(message) for message in told[1:]} == {m.ActorUp, m.Undeliverable}
+    assert m.Undeliverable("answerer", 7) in told
+
+
+async def test_a_question_is_answered_or_comes_back_and_never_both(begin: Begin) -> None:
+    stage = await begin(ANSWERER)
+    stage.ask("answerer", 1)
+    assert isinstance(await stage.inbox.next(), m.StatusAnswer)
+    stage.ask("answerer", 2)  # its answer may be lost with the one that gave it
+    stage.say("answerer", m.CircuitOpened(1, "raise"))
+    told = [await stage.inbox.next() for _ in range(3)]
+    assert [message.request_id for message in told if hasattr(message, "request_id")] == [2]
+    assert await stage.status("answerer") == 1 and stage.inbox.nothing()
+
+
+async def test_a_question_to_nobody_comes_back(begin: Begin) -> None:
+    stage = await begin()
+    stage.ask("nobody", 7)
+    assert await stage.inbox.next() == m.Undeliverable("nobody", 7)
+
+
+async def test_what_comes_back_too_late_is_dropped_like_all_that_is_late(begin: Begin) -> None:
+    stage = await begin()
+    stage.ask("nobody", 7, patience=-1.0)
+    stage.ask("nobody", 8)
+    assert await stage.inbox.next() == m.Undeliverable("nobody", 8)
+    assert stage.runtime.expired == 1
+
+
 async def test_an_actor_that_keeps_failing_ends_the_node_by_name(begin: Begin) -> None:
     stage = await begin(ANSWERER, restarts=RestartPolicy(max_restarts=2, first_delay=0.001))
     for _ in range(3):
