@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from actors.runtime.janitor import MARK
 from protocol.relay_hop import ReservationGranted
 from tests.support import tree
 from tests.support.process import PATIENCE, REPOSITORY, SocketPeer
@@ -27,8 +30,8 @@ Start = Callable[..., RayNode]
 def start(tmp_path: Path) -> Iterator[Start]:
     nodes: list[RayNode] = []
 
-    def run(*flags: str, stderr: Path | None = None) -> RayNode:
-        nodes.append(RayNode(tmp_path / f"node{len(nodes)}", *flags, stderr=stderr))
+    def run(*flags: str, stderr: Path | None = None, variables: dict[str, str] | None = None) -> RayNode:
+        nodes.append(RayNode(tmp_path / f"node{len(nodes)}", *flags, stderr=stderr, variables=variables))
         return nodes[-1]
 
     yield run
@@ -130,6 +133,36 @@ def test_a_node_that_is_killed_while_it_starts_leaves_nothing(start: Start, tmp_
         for folder in folders:
             tree.until(lambda folder=folder: not os.path.exists(folder), CLEAN, "the run folder was left behind")
             assert not tree.processes(folder)
+
+
+def test_what_a_node_left_that_was_killed_with_its_janitor_is_swept_by_the_next(start: Start, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # on a short path, and no other test's nodes sweep there
+        variables = {"TMPDIR": place}
+        other, killed = start(variables=variables), start(variables=variables)
+        # Most of Ray's processes end by themselves when the supervisor does, sooner or later; this one does not.
+        mark = {**os.environ, MARK: killed.folder}
+        started = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=mark)
+        known = killed.tree | {started.pid}
+        both = (killed.process.pid, killed.pid("janitor"))
+        for pid in both:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in both:
+            os.kill(pid, signal.SIGKILL)
+        tree.until(lambda: not any(map(tree.alive, both)), PATIENCE, "it was not killed")
+        assert os.path.exists(killed.folder) and tree.alive(started.pid)
+
+        following = start(stderr=tmp_path / "stderr", variables=variables)
+        killed.nothing_is_left(known)
+        told = rf"[1-9]\d* process(es)? of it ended, {killed.folder} removed"
+        assert re.search(told, (tmp_path / "stderr").read_text())
+        assert set(os.listdir(place)) == {os.path.basename(node.folder) for node in (other, following)}
+        assert all(map(tree.alive, other.tree))
+        for node in (other, following):
+            peer = SocketPeer(node, "alice")
+            assert isinstance(peer.reserve(), ReservationGranted)
+            peer.sock.close()
+            node.stop()
+        started.communicate()
 
 
 def test_workers_the_spare_and_the_janitor_are_replaced_and_nothing_piles_up(start: Start) -> None:
