@@ -4,9 +4,11 @@
     descord-relay ping MULTIADDR          is a peer or relay there, directly or through a relay, and how far
     descord-relay reserve RELAY           be reached through a relay: prints the address that others dial
     descord-relay id                      the peer id of a node's data folder
+    descord-relay status                  what the node of a data folder does
+    descord-relay restart-forwarders      have it read settings and code anew, without ending a circuit
 
-Exit codes: 0; 1: the peer or relay could not be reached, or refused; 2: wrong arguments, settings or identity; 130:
-ended by a signal before it had done what it was asked to.
+Exit codes: 0; 1: the peer, relay or node could not be reached, or refused; 2: wrong arguments, settings or identity;
+130: ended by a signal before it had done what it was asked to.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Never
 
-from actors import node
+from actors import cli_node, node
 from actors.circuit_client import ClientPolicy
 from actors.logs import configure_logging
 from actors.ports.client import AddressError, Client, ClientError, PeerConnection, Reservation, StreamError
+from actors.ports.control import CommandFailed, NoNode
 from actors.ports.host import random_bytes
 from actors.ports.resolver import Resolver, ResolverPolicy
 from actors.ports.storage import IdentityError, load_identity, load_or_create_identity
@@ -90,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     )
     identity.add_argument("--data-dir", metavar="DIR", help="the node's data folder (default: as the node's)")
     identity.add_argument("--json", action="store_true", help="as a JSON object")
+    cli_node.add_parsers(commands)
     return top
 
 
@@ -107,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             peer_id = str(load_identity(folder).peer_id)
             print(json.dumps({"peer_id": peer_id}) if arguments.json else peer_id)
             return 0
+        if arguments.command in cli_node.COMMANDS:
+            return cli_node.run(arguments, settings)
         if arguments.command == "ping":
             return _run(ping(arguments, settings))
         if arguments.data_dir:
@@ -116,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(reserve(arguments, settings, identity))
     except (SettingsError, IdentityError, AddressError) as error:
         return _fail(error, EXIT_USAGE)
-    except ClientError as error:
+    except (ClientError, NoNode, CommandFailed) as error:
         return _fail(error, EXIT_FAILED)
     except BrokenPipeError:
         # Nobody reads any more.  What Python still has of stdout it would try to write when it ends.

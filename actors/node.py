@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from actors import keeper
 from actors.circuit_forwarder import CircuitForwarder
 from actors.logs import configure_logging
-from actors.node_base import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE, NodeBase
+from actors.node_base import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE, NodeBase, RestartFailed
+from actors.node_commands import Restarts, commands
 from actors.policies import forwarder_policy, host_policy, relay_server_policy, restart_policy
 from actors.ports.addresses import BindError, bind_all
 from actors.ports.clock import steady_clock, told_by
-from actors.ports.handover import Departure, HandoverRefused
+from actors.ports.control import ControlServer
+from actors.ports.handover import Departure, HandoverRefused, Moved
 from actors.ports.host import Host, random_bytes
 from actors.ports.open_files import check_open_files
 from actors.ports.storage import IdentityError, load_or_create_identity
@@ -147,21 +149,35 @@ class Node(NodeBase):
             return self.ready()
         moved = await self._former.take_over(self.host, self._forwarder, self.runtime.now, self._flush)
         self._former.watch_keeper(self.stopping.set)
-        self._sums.take("bytes", self._forwarder.arena.bytes_switched)
+        self._reported_bytes = self._sums.take("bytes", self._forwarder.arena.bytes_switched)
         self.tell_addresses()
         log.info("took over %s", moved)
         return {**self.ready(), "event": "upgraded", **moved.figures()}
 
     async def upgrade(self) -> None:
         """Hand everything to a new process of the same command.  What goes wrong is told, and the node goes on."""
-        forwarder = self._forwarder
         if self._upgrade is not None and (self._upgrade.done or not self.stopping.is_set()):
             log.warning("an upgrade is under way already: the next one comes behind it")
             self._upgrade.repeat()
             return
+        try:
+            await self._succeed()
+        except RestartFailed as error:
+            log.error("the upgrade failed, this process goes on: %s", error)
+            self._report({"event": "upgrade_failed", "reason": str(error)})
+
+    async def restart_forwarders(self, settings: Settings) -> dict[str, Any]:
+        """See NodeBase.  A new process, which reads the settings anew, takes all, as by :meth:`upgrade`."""
+        if self._upgrade is not None:
+            self._upgrade.repeat()  # once it has taken over
+            return {"pid": self._upgrade.successor, "again": True}
+        return await self._succeed()
+
+    async def _succeed(self) -> dict[str, Any]:
+        forwarder = self._forwarder
         if self.stopping.is_set() or forwarder is None or forwarder.adopting:
-            log.warning("not upgrading: the node is starting or stopping")
-            return
+            raise RestartFailed("the node is starting or stopping")
+        moved = Moved(len(forwarder.links), len(forwarder.circuits))
         try:
             if self._known_as is None:
                 self._known_as = KnownAs.ourselves() if self._former is None else self._former.known_as
@@ -177,16 +193,16 @@ class Node(NodeBase):
                 timeout=self.settings.handover_timeout,
                 flush=self._flush,
             )
-            await upgrade.run(departure, self._listening, self._own_addresses)
+            moved.pauses += await upgrade.run(departure, self._listening, self._own_addresses)
         except Exception as error:
             self._upgrade = None
-            fault = None if isinstance(error, UpgradeFailed | OSError) else error
-            log.error("the upgrade failed, this process goes on: %s", error, exc_info=fault)
-            self._report({"event": "upgrade_failed", "reason": str(error)})
-            return
+            if not isinstance(error, UpgradeFailed | OSError):
+                log.exception("a fault in an upgrade")
+            raise RestartFailed(str(error)) from error
         if self.stopping.is_set():
             upgrade.give_up()
         self.stopping.set()
+        return {"pid": upgrade.successor, **moved.figures()}
 
     def _flush(self) -> None:
         self.host.end_turn()
@@ -289,6 +305,11 @@ def line(report: dict[str, Any]) -> str:
         return f"{report['version']} took over, with {moved}. Its process id is {report['pid']}."
     if report["event"] == "upgrade_failed":
         return f"The upgrade failed, this process goes on: {report['reason']}"
+    if report["event"] == "restarted":
+        text = f"{report['forwarders']} forwarders began anew in {report['seconds']:.1f} s, "
+        return f"{text}with {report['connections']} connections and {report['circuits']} circuits."
+    if report["event"] == "restart_failed":
+        return f"Nothing was restarted, or not all: {report['reason']}"
     if "circuits" not in report and "addresses" not in report:
         return "RelayServer does not answer"
     if "addresses" in report:
@@ -299,8 +320,9 @@ def line(report: dict[str, Any]) -> str:
             return f"{report['version']} is ready. Peers reserve and dial through:\n{addresses}"
         return f"The addresses have changed. Peers reserve and dial through:\n{addresses}"
     return (
-        f"{report['circuits']} circuits, {report['bytes_per_second'] / 1e6:.1f} MB/s, "
-        f"{report['reservations']} reservations, {report['connections']} connections, "
+        f"{report['circuits']} circuits, "
+        + (f"{report['bytes_per_second'] / 1e6:.1f} MB/s, " if "bytes_per_second" in report else "")
+        + f"{report['reservations']} reservations, {report['connections']} connections, "
         f"{report['bytes'] / 1e9:.2f} GB relayed"
         + "".join(_counted(report.get(kind, {}), text) for kind, text in _COUNTED)
     )
@@ -321,8 +343,14 @@ def _counted(counts: Mapping[str, int], text: str) -> str:
     return f", {sum(n for _, n in reasons)} {text} ({', '.join(shown)})" if reasons else ""
 
 
-async def serve(settings: Settings, make: Callable[[Callable[[dict[str, Any]], None]], NodeBase], out: TextIO) -> int:
-    """Run the node that ``make`` makes until it is told to stop; the exit code.  Its reports go to ``out``."""
+async def serve(
+    settings: Settings,
+    make: Callable[[Callable[[dict[str, Any]], None]], NodeBase],
+    out: TextIO,
+    reload: Callable[[], Settings],
+) -> int:
+    """Run the node that ``make`` makes until it is told to stop; the exit code.  Its reports go to ``out``.
+    ``reload``: reads the settings as they are now; SettingsError."""
 
     listening = True
 
@@ -351,19 +379,33 @@ async def serve(settings: Settings, make: Callable[[Callable[[dict[str, Any]], N
             os._exit(130)  # the second signal ends at once
         node.stopping.set()
 
-    upgrades: set[asyncio.Task[None]] = set()
+    tasks: set[asyncio.Task[None]] = set()
 
-    def upgrade() -> None:
-        task = loop.create_task(node.upgrade())
-        upgrades.add(task)
-        task.add_done_callback(upgrades.discard)
+    def spawn(work: Coroutine[Any, Any, None]) -> None:
+        task = loop.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    restarts = Restarts(node, reload, report)
+    terminal = os.isatty(0)
+
+    def hang_up() -> None:
+        if terminal and not os.isatty(0):
+            stop()  # the terminal that it ran in is gone
+        else:
+            spawn(restarts.at_signal())
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGUSR2, upgrade)
+    loop.add_signal_handler(signal.SIGUSR2, lambda: spawn(node.upgrade()))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
     try:
         await node.start()
-        report(await node.begin())
+        began = await node.begin()
+        node.control = ControlServer(settings.data_dir, commands(node, restarts))
+        await node.control.start(successor=node.kept)
+        report(began)
     except BindError as error:
         print(f"descord-relay: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
@@ -377,8 +419,13 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROGRAM) -> int:
     """The command.  2: a setting or the identity is wrong; 69: a port cannot be had; 70: an actor kept failing; 75: it
     was to take over from another process, and cannot."""
     former = former_process(os.environ)
+    given = sys.argv[1:] if argv is None else list(argv)
+
+    def reload() -> Settings:
+        return load_settings(given, os.environ, prog=prog)
+
     try:
-        settings = load_settings(sys.argv[1:] if argv is None else list(argv), os.environ, prog=prog)
+        settings = reload()
         if settings.print_settings:
             print_settings(settings)
             return 0
@@ -390,13 +437,15 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROGRAM) -> int:
             # Only now: it is not needed otherwise, and maybe not installed.
             from actors.ray_node import run
 
-            return run(settings, telemetry)
+            return run(settings, telemetry, reload)
         identity = load_or_create_identity(settings.data_dir)
         exporting = Telemetry(telemetry)
     except (SettingsError, IdentityError, ExportError, SamplerError) as error:
         print(f"descord-relay: {error}", file=sys.stderr)
         return EXIT_SETTINGS
-    return run_loop(serve(settings, lambda report: Node(settings, identity, report, exporting, former), sys.stdout))
+    return run_loop(
+        serve(settings, lambda report: Node(settings, identity, report, exporting, former), sys.stdout, reload)
+    )
 
 
 def run_loop(serving: Coroutine[Any, Any, int]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from actors.ports.addresses import announced, private, reachable, told
+from actors.ports.control import ControlServer
 from actors.refusals import tell_apart
 from actors.self_description import AGENT
 from actors.settings import Settings
@@ -74,6 +75,8 @@ class NodeBase(ABC):
         self._bound: list[tuple[str, int]] = []
         self._own_addresses: list[bytes] = []
         self._sums = Sums()
+        self._reported_bytes = 0
+        self.control: ControlServer | None = None
         self._next_look: asyncio.TimerHandle | None = None
 
     # What differs.
@@ -84,7 +87,7 @@ class NodeBase(ABC):
 
     @abstractmethod
     async def status(self, interval: float) -> dict[str, Any]:
-        """What the node does, after ``interval`` seconds without a report."""
+        """What the node does, after ``interval`` seconds without a report; 0: somebody asks in between."""
 
     @abstractmethod
     def processes(self) -> dict[str, Any]:
@@ -157,6 +160,8 @@ class NodeBase(ABC):
             except TimeoutError:
                 self._report(await self.status(interval))
         await self.close()
+        if self.control is not None:
+            await self.control.close()
         if self.failure is not None:
             log.error("%s", self.failure)
             return EXIT_FAILED
@@ -168,15 +173,18 @@ class NodeBase(ABC):
         reasons = tell_apart(told.refusals)
         refusals = Counter(reasons.limits)
         refusals.update(told.refused_here or {})
-        before = self._sums.of("bytes")
         total = self._sums.take("bytes", told.bytes_forwarded)
+        rate = 0
+        if interval:
+            rate = round((total - self._reported_bytes) / interval)
+            self._reported_bytes = total
         return {
             "event": "status",
             "connections": told.connections,
             "reservations": told.reservations,
             "circuits": told.circuits,
             "bytes": total,
-            "bytes_per_second": round((total - before) / interval) if interval else 0,
+            **({"bytes_per_second": rate} if interval else {}),
             "refusals": self._sums.take_all("refused", refusals),
             "failures": self._sums.take_all("failed", reasons.failures),
             "lost": self._sums.take_all("lost", reasons.lost),

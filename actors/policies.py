@@ -79,17 +79,15 @@ def restart_policy(s: Settings) -> RestartPolicy:
 
 def not_applied(old: Settings, new: Settings) -> list[str]:
     """Settings that changed although new actors make nothing of it: the node itself reads them, when it starts."""
-    changed = [field.name for field in fields(Settings) if getattr(old, field.name) != getattr(new, field.name)]
-    return [
-        name
-        for name in changed
-        if name not in _NO_SETTINGS and _applied(replace(old, **{name: getattr(new, name)})) == _applied(old)
-    ]
+    values = {field.name: getattr(new, field.name) for field in fields(Settings) if field.name not in _READ_OTHERWISE}
+    changed = {name: value for name, value in values.items() if getattr(old, name) != value}
+    return [name for name, value in changed.items() if _applied(replace(old, **{name: value})) == _applied(old)]
 
 
 def _applied(s: Settings) -> tuple[object, ...]:
+    s = replace(s, rate_limits=True)  # else those that depend on it would seem to be read by nobody
     return relay_server_policy(s), forwarder_policy(s), host_policy(s), s.forwarders, s.announce, s.handover_timeout
 
 
-#: Fields that are no settings.
-_NO_SETTINGS: Final = ("origin", "print_settings")
+#: Fields that are no settings, and the one that others depend on.
+_READ_OTHERWISE: Final = ("origin", "print_settings", "rate_limits")

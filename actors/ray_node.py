@@ -188,7 +188,9 @@ class RayNode(NodeBase):
         self.settings = settings
         self.look_at_addresses()  # announce may be another
         seconds = round(runtime.now() - began, 2)
-        return {"event": "restarted", "forwarders": wanted, "seconds": seconds, **moved.figures(), **self.processes()}
+        told = {"forwarders": wanted, "seconds": seconds, **moved.figures(), **self.processes()}
+        self._report({"event": "restarted", **told})
+        return told
 
     def _neighbour(self, name: str, kept: int) -> str:
         """Who is to take what a forwarder has whose place will be no more: the first of ``kept`` that it can reach."""
@@ -290,8 +292,8 @@ def _add(moved: Moved, told: Mapping[str, Any]) -> None:
     moved.pauses += [pause / 1e3 for pause in told["pauses_ms"]]
 
 
-def run(settings: Settings, telemetry: TelemetryConfig) -> int:
-    """Run the node; the exit code.  SettingsError, IdentityError, ExportError."""
+def run(settings: Settings, telemetry: TelemetryConfig, reload: Callable[[], Settings]) -> int:
+    """Run the node; the exit code.  ``reload``: see actors.node.serve.  SettingsError, IdentityError, ExportError."""
     if telemetry.plan is not None:
         check_exporter(telemetry.plan)
     try:
@@ -311,7 +313,7 @@ def run(settings: Settings, telemetry: TelemetryConfig) -> int:
 
     async def serving() -> int:
         try:
-            return await serve(settings, make, out)
+            return await serve(settings, make, out, reload)
         except (RayFailed, ActorFailed) as error:
             print(f"descord-relay: {error}", file=sys.stderr)
             await nodes[0].close()

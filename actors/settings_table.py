@@ -206,7 +206,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "Silence after that ping at which the peer counts as gone.", least=1, most=86_400),
 
     Row("handover_timeout", "float", "s", 20.0,
-        "Time that a process which takes over (SIGUSR2) has for each step; then it is ended, and the old one goes on.",
+        "Time that a process which takes over (SIGHUP) has for each step; then it is ended, and the old one goes on.",
         least=1, most=3600),
 
     Row("rate_limits", "bool", "", True,

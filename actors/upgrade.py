@@ -109,11 +109,12 @@ class Upgrade:
 
     async def run(
         self, departure: Departure, listening: Sequence[tuple[str, socket.socket]], addresses: Sequence[bytes]
-    ) -> None:
-        """Hand over.  UpgradeFailed: the new process is gone.  When it is done signals wait for the keeper."""
+    ) -> tuple[float, ...]:
+        """Hand over; the pauses, in seconds.  UpgradeFailed: the new process is gone.  When it is done signals wait for
+        the keeper."""
         try:
             await departure.agree(listening, addresses, self.known_as.pid, self.known_as.socket)
-            await departure.hand_over()
+            pauses = await departure.hand_over()
         except HandoverRefused as error:
             # How it ended says more than that it did.
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -129,6 +130,12 @@ class Upgrade:
         self.channel.close()
         if self._again:
             self._process.send_signal(signal.SIGUSR2)
+        return pauses
+
+    @property
+    def successor(self) -> int:
+        """The new process."""
+        return self._process.pid
 
     def repeat(self) -> None:
         """Somebody wants another upgrade: the new process has one when it has taken over."""

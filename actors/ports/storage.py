@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from actors.ports.control import SOCKET
 from protocol.errors import LocalProtocolError
 from protocol.identity import Identity
 
@@ -33,7 +34,8 @@ def load_or_create_identity(data_dir: Path) -> Identity:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists() or path.is_symlink():
             return _load(path)
-        others = [entry.name for entry in data_dir.iterdir() if not entry.name.startswith(f".{FILE}")]
+        left = (f".{FILE}", SOCKET, f".{SOCKET}")  # by a node that was killed
+        others = [entry.name for entry in data_dir.iterdir() if not entry.name.startswith(left)]
         if FILE in others:
             return _load(path)  # another node made it since
         if others:

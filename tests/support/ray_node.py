@@ -15,7 +15,7 @@ CLEAN = 5.0
 
 
 class RayNode(NodeProcess):
-    """A node with two forwarders, and where it keeps itself."""
+    """A node with two forwarders, unless a settings file says otherwise, and where it keeps itself."""
 
     def __init__(
         self,
@@ -26,7 +26,9 @@ class RayNode(NodeProcess):
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self.memory = tree.shared_memory()
-        flags = ("--forwarders", "2", "--rate-limits", "off", "--max-connections-per-ip", "4000", *flags)
+        if "--config" not in flags:
+            flags = ("--forwarders", "2", *flags)
+        flags = ("--rate-limits", "off", "--max-connections-per-ip", "4000", *flags)
         with open(stderr or os.devnull, "wb") as file:
             super().__init__(data_dir, *flags, stderr=file.fileno(), module=module, variables=variables)
         self.folder = str(self.ready["run_folder"])

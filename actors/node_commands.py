@@ -1,0 +1,70 @@
+"""What a running node is asked to do, by signal or at its control socket (actors/ports/control.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from actors.node_base import NodeBase, RestartFailed
+from actors.ports.control import Command, CommandFailed
+from actors.settings import Settings, SettingsError
+
+log = logging.getLogger("actors.node")
+
+
+class Restarts:
+    """Restarts of the forwarders, one at a time.  Who asks while one is under way gets another, behind it; those who
+    ask meanwhile share that one."""
+
+    def __init__(
+        self, node: NodeBase, reload: Callable[[], Settings], report: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._node = node
+        self._reload = reload
+        self._report = report
+        self._one_by_one = asyncio.Lock()
+        self._next: asyncio.Task[dict[str, Any]] | None = None
+
+    async def ask(self) -> dict[str, Any]:
+        """Restart them with the settings as they are now; what there is to tell of it.  RestartFailed."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._run())
+        return await asyncio.shield(self._next)
+
+    async def at_signal(self) -> None:
+        """The same, for somebody who reads what the node reports."""
+        try:
+            await self.ask()
+        except RestartFailed:
+            pass  # which was reported
+
+    async def _run(self) -> dict[str, Any]:
+        async with self._one_by_one:
+            self._next = None  # what changes from here on, this one may not see
+            try:
+                try:
+                    settings = self._reload()
+                except SettingsError as error:
+                    raise RestartFailed(f"the settings are wrong by now: {error}") from error
+                return await self._node.restart_forwarders(settings)
+            except RestartFailed as error:
+                log.error("the forwarders were not restarted: %s", error)
+                self._report({"event": "restart_failed", "reason": str(error)})
+                raise
+
+
+def commands(node: NodeBase, restarts: Restarts) -> dict[str, Command]:
+    """What can be asked at the control socket."""
+
+    async def restart_forwarders(question: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            return await restarts.ask()
+        except RestartFailed as error:
+            raise CommandFailed(str(error)) from error
+
+    async def status(question: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**await node.status(0.0), "addresses": node.addresses, **node.processes()}
+
+    return {"restart-forwarders": restart_forwarders, "status": status}
