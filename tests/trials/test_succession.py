@@ -14,10 +14,10 @@ from actors.runtime import succession
 from actors.runtime.local import ActorFailed
 from actors.supervisor import RestartPolicy
 from protocol import messages as m
-from tests.runtimes.hoard import spec
 from tests.runtimes.stage import PATIENCE, Stage
 from tests.runtimes.stage import spec as other
 from tests.support import tree
+from tests.trials.hoard import spec
 
 if TYPE_CHECKING:
     from actors.runtime.ray import RaySession

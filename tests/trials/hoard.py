@@ -80,4 +80,4 @@ def _do(what: str) -> None:
 
 
 def spec(**arguments: str) -> ActorSpec:
-    return ActorSpec("tests.runtimes.hoard:build", arguments, renamed=True)
+    return ActorSpec("tests.trials.hoard:build", arguments, renamed=True)
