@@ -50,14 +50,32 @@ def start(jaeger: Jaeger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def use(alice: SocketPeer, bob: SocketPeer, between: Callable[[], None] = lambda: None) -> None:
+    finish = begin(alice, bob)
+    between()
+    finish()
+
+
+def begin(alice: SocketPeer, bob: SocketPeer) -> Callable[[], None]:
+    """A circuit over which a byte has passed one way; what makes one pass the other way, and ends it."""
     here, there = alice.circuit(bob)
     here.send(b"x" * 1000)
     alice.pass_on(bob, lambda: len(there.received) == 1000)
-    between()
-    there.send(b"y")
-    here.finish()
-    there.finish()
-    alice.pass_on(bob, lambda: here.finished and there.finished)
+
+    def finish() -> None:
+        there.send(b"y")
+        here.finish()
+        there.finish()
+        alice.pass_on(bob, lambda: here.finished and there.finished)
+
+    return finish
+
+
+def splice_events(trace: dict[str, Any]) -> list[list[str]]:
+    """Of each splice of it, what happened."""
+    splices = [span for span in trace["spans"] if span["operationName"] == "splice"]
+    return [
+        [field["value"] for log in one["logs"] for field in log["fields"] if field["key"] == "event"] for one in splices
+    ]
 
 
 def tags(span: dict[str, Any]) -> dict[str, Any]:
@@ -131,9 +149,7 @@ def test_a_circuit_that_outlives_its_process_is_one_trace(start: Callable[..., N
     (trace,) = collected(jaeger, "upgraded", 1, CIRCUIT)
     whole(trace, CIRCUIT)
     assert len(trace["processes"]) == 2
-    (splice,) = [span for span in trace["spans"] if span["operationName"] == "splice"]
-    events = [field["value"] for log in splice["logs"] for field in log["fields"] if field["key"] == "event"]
-    assert events == ["first byte", "hand-off", "first byte"]
+    assert splice_events(trace) == [["first byte", "hand-off", "first byte"]]
     alice.sock.close()
     bob.sock.close()
 
@@ -155,5 +171,34 @@ def test_circuits_over_two_forwarders_are_whole(start: Callable[..., NodeProcess
         whole(trace, BRIDGED if is_bridged else CIRCUIT)
         assert len(trace["processes"]) == (3 if is_bridged else 2)
     assert bridged
+    for peer in peers:
+        peer.sock.close()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`")
+def test_bridged_and_handed_off_a_circuit_is_one_trace(start: Callable[..., NodeProcess], jaeger: Jaeger) -> None:
+    """Both forwarders are replaced while circuits of every kind stand: half of each is in either, and in four
+    processes of forwarders in all."""
+    node = start("grpc", "restarted", "--forwarders", "2")
+    peers = [SocketPeer(node, f"peer {number}") for number in range(8)]
+    for peer in peers:
+        assert isinstance(peer.reserve(), ReservationGranted)
+    pairs = [(dialler, target) for dialler in peers for target in peers if dialler is not target]
+    circuits = [begin(dialler, target) for dialler, target in pairs]
+    node.process.send_signal(signal.SIGHUP)
+    while (event := node.event())["event"] != "restarted":
+        assert event["event"] != "restart_failed", event
+    for finish in circuits:
+        finish()
+    traces = collected(jaeger, "restarted", len(pairs), CIRCUIT, BRIDGED)
+    bridged = [trace for trace in traces if len(trace["spans"]) == len(BRIDGED)]
+    assert bridged
+    for trace in traces:
+        whole(trace, BRIDGED if trace in bridged else CIRCUIT)
+        events = splice_events(trace)
+        assert all(one.count("hand-off") == 1 and one.count("first byte") == 2 for one in events), events
+    for trace in bridged:
+        # RelayServer; either forwarder before and after.
+        assert len(trace["processes"]) == 5
     for peer in peers:
         peer.sock.close()
