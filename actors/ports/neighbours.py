@@ -106,10 +106,8 @@ class Neighbours:
             sock = host.accept_from(listener)
             if sock is None:
                 break
-            plain = sock.family == socket.AF_UNIX
-            if not plain:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            host.take(sock, forwarder.accept_bridge(host._now(), plain=plain))
+            bridge_sockets.prepare(sock)
+            host.take(sock, forwarder.accept_bridge(host._now(), plain=sock.family == socket.AF_UNIX))
         host.end_turn()
         host._wake()
 

@@ -50,6 +50,8 @@ ENVIRONMENT: Final = {
     "RAY_task_events_report_interval_ms": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
+    # Its own is 15: whatever else the host does would come before the circuits.
+    "RAY_worker_niceness": "0",
     "RAY_BACKEND_LOG_LEVEL": "warning",
     "RAY_ROTATION_MAX_BYTES": str(4 << 20),
     "RAY_ROTATION_BACKUP_COUNT": "1",

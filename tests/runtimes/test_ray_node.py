@@ -45,6 +45,8 @@ def test_a_node_of_two_forwarders(start: Start) -> None:
     assert node.ready["pid"] == node.process.pid
     assert {"relay_server", "forwarder/0", "forwarder/1"} <= set(node.ready["actors"])
     assert len({*node.ready["actors"].values(), node.process.pid}) == len(node.ready["actors"]) + 1
+    priority = os.getpriority(os.PRIO_PROCESS, node.process.pid)
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in node.ready["actors"].values()} == {priority}
 
     (alice, bob), (carol, dave) = (there[:2] for there in peers(node, 2).values())
     assert {str(peer.connection.peer) for peer in (alice, bob, carol, dave)} == {node.ready["peer_id"]}
