@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 
-
-class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    pass
-
+from protocol.discovery_messages import DirectoryMessage, DiscoveryAnswer, DiscoveryMessage, ReputationMessage
+from protocol.message_base import Message as _Message
+from protocol.service_messages import ServiceForwarderMessage, ServiceMessage
 
 # Forwarder -> RelayServer
 
@@ -316,12 +315,22 @@ ForwarderMessage = (
     | AddressesChanged
     | ActorDown
     | ActorUp
+    | ServiceForwarderMessage
 )
 
 MetricsMessage = ForwarderMetrics | ProcessMetrics | StatusAnswer | Undeliverable | ActorDown | ActorUp
 
 #: Whatever may travel between actors.
-Message = RelayServerMessage | ForwarderMessage | MetricsMessage
+Message = (
+    RelayServerMessage
+    | ForwarderMessage
+    | MetricsMessage
+    | ServiceMessage
+    | DiscoveryMessage
+    | DirectoryMessage
+    | ReputationMessage
+    | DiscoveryAnswer
+)
 
 #: Messages that go before others in a mailbox: an actor must learn that another fell before it reads that one's words.
 CONTROL: tuple[type[Any], ...] = (ActorDown, ActorUp, ReportWanted, ForwarderReport)

@@ -1,0 +1,128 @@
+"""How relays are found, rated and told of, between actors.
+
+node        -> DHTAdvertiser, MdnsDiscovery   DescriptorChanged: publish this, or nothing any more
+directory   -> DHTAdvertiser, MdnsDiscovery   RelaysWanted: search
+those       -> directory                      RelayFound, as they come; RelaysSearched
+directory   -> ReputationTracker              Observed; RatingsWanted -> Ratings
+whoever     -> directory                      BestRelaysWanted -> BestRelays
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocol.message_base import Message
+
+
+class DescriptorChanged(Message, frozen=True):
+    """``envelope``: the node's signed descriptor (protocol/descriptor.py); b"": there is none, withdraw the last."""
+
+    envelope: bytes
+
+
+class RelaysWanted(Message, frozen=True):
+    """Search now, for at most ``timeout`` seconds, and tell ``asker``."""
+
+    request_id: int
+    asker: str
+    timeout: float
+
+
+class RelayFound(Message, frozen=True):
+    """``source`` (dht, mdns, public, cache) says that ``peer`` is a relay, at ``addresses`` (binary multiaddrs without
+    /p2p).  ``descriptor``: its signed descriptor, b"" when the source has none.  Nothing of it is verified but that the
+    descriptor's form is right and that its signature is ``peer``'s.  ``request_id``: 0 when it came unasked."""
+
+    source: str
+    peer: bytes
+    addresses: tuple[bytes, ...]
+    descriptor: bytes = b""
+    request_id: int = 0
+
+
+class RelaysSearched(Message, frozen=True):
+    """The search is over.  ``problem``: why it found less than it might, for a person; "" when nothing is known."""
+
+    source: str
+    request_id: int
+    problem: str = ""
+
+
+class Observed(Message, frozen=True):
+    """What this node saw of a relay itself.  ``kind``: ``probe`` (reached; ``latency`` in seconds), ``unreachable``,
+    ``circuit`` (one that worked; ``carried``: bytes both ways), ``circuit_failed`` (and it was the relay's fault),
+    ``dropped`` (a circuit ended by the relay without its limits saying so)."""
+
+    peer: bytes
+    kind: str
+    latency: float = 0.0
+    carried: int = 0
+
+
+class RatingsWanted(Message, frozen=True):
+    request_id: int
+    asker: str
+    peers: tuple[bytes, ...]
+
+
+class Rating(msgspec.Struct, frozen=True, array_like=True):
+    """``score``: 0 to 100, None: unrated.  ``uptime``: 0 to 1, ``latency``: seconds, both None when not known."""
+
+    peer: bytes
+    score: float | None
+    uptime: float | None
+    latency: float | None
+    succeeded: int
+    failed: int
+    carried: int
+
+
+class Ratings(Message, frozen=True):
+    request_id: int
+    ratings: tuple[Rating, ...]
+
+
+class BestRelaysWanted(Message, frozen=True):
+    """Best ``count`` relays, within ``timeout`` seconds; ``search``: look for more than is known."""
+
+    request_id: int
+    asker: str
+    count: int
+    timeout: float
+    search: bool = True
+
+
+class FoundRelay(msgspec.Struct, frozen=True, array_like=True):
+    """``sources``: who knows it.  ``load``: 0 to 1, None: not told.  ``answer``: what it said when it was probed:
+    ``reserves``, ``full``, ``refuses``, ``unreachable``, ``unprobed``.  ``retry_after``: seconds."""
+
+    peer: bytes
+    addresses: tuple[bytes, ...]
+    sources: tuple[str, ...]
+    latency: float | None
+    load: float | None
+    score: float | None
+    answer: str
+    retry_after: int = 0
+    agent: str = ""
+    last_seen: float = 0.0
+
+
+class BestRelays(Message, frozen=True):
+    """``problems``: of the sources that found less than they might, for a person."""
+
+    request_id: int
+    relays: tuple[FoundRelay, ...]
+    problems: tuple[str, ...] = ()
+
+
+#: To DHTAdvertiser and MdnsDiscovery.
+DiscoveryMessage = DescriptorChanged | RelaysWanted
+
+#: To the directory of relays.
+DirectoryMessage = RelayFound | RelaysSearched | Ratings | BestRelaysWanted
+
+ReputationMessage = Observed | RatingsWanted
+
+#: To whoever asked the directory.
+DiscoveryAnswer = BestRelays
