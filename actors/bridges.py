@@ -127,13 +127,13 @@ class Bridges:
         "_early",
         "_expected",
         "_links",
-        "_matched",
-        "_moved",
         "_policy",
         "_randomness",
         "_static",
         "_switch",
         "dials",
+        "matched",
+        "moved",
     )
 
     def __init__(
@@ -144,8 +144,6 @@ class Bridges:
         static: StaticKey,
         randomness: Callable[[int], bytes],
         deadlines: Deadlines,
-        matched: Callable[[BridgeStream, messages.BridgeExpected, float], None],
-        moved: Callable[[messages.BridgeExpected], None],
     ) -> None:
         self.dials: list[Dial] = []
         self._policy = policy
@@ -154,8 +152,8 @@ class Bridges:
         self._static = static
         self._randomness = randomness
         self._deadlines = deadlines
-        self._matched = matched
-        self._moved = moved
+        self.matched: Callable[[BridgeStream, messages.BridgeExpected, float], None] = lambda *_: None
+        self.moved: Callable[[messages.BridgeExpected], None] = lambda _: None
         self._expected: dict[bytes, messages.BridgeExpected] = {}
         self._early: dict[bytes, BridgeStream] = {}
         self._arrived: set[bytes] = set()
@@ -194,11 +192,11 @@ class Bridges:
         early = self._early.pop(expected.token, None)
         if early is not None:
             if not early.stream.closed:
-                self._matched(early, expected, now)
+                self.matched(early, expected, now)
             return
         if expected.token in self._arrived:
             self._arrived.discard(expected.token)
-            self._moved(expected)
+            self.moved(expected)
             return
         if len(self._expected) >= MAX_EXPECTED:
             return  # its dialler hears of it when its time is over
@@ -210,7 +208,7 @@ class Bridges:
         expected = self._expected.pop(token, None)
         if expected is not None:
             self._deadlines.cancel(token)
-            self._moved(expected)
+            self.moved(expected)
         elif len(self._arrived) < MAX_EXPECTED:
             self._arrived.add(token)
             self._deadlines.set(token, now + self._policy.stop_timeout, lambda _: self._arrived.discard(token))
@@ -243,7 +241,7 @@ class Bridges:
         expected = self._expected.pop(bridge.token, None)
         if expected is not None:
             self._deadlines.cancel(expected.token)
-            self._matched(bridge, expected, bridge.stream.session.connection.last_received)
+            self.matched(bridge, expected, bridge.stream.session.connection.last_received)
         elif bridge.token in self._early or len(self._early) >= MAX_EXPECTED:
             raise RemoteProtocolError("a bridge that nobody announced", "bridge")
         else:

@@ -24,23 +24,16 @@ from actors.circuit_setup import CircuitSetup
 from actors.circuit_steps import CircuitSteps
 from actors.crowd import Counted
 from actors.deadlines import Deadlines
+from actors.dialling import Attempt
 from actors.forwarder_report import report
-from actors.inbound_streams import (
-    IdentifyAnswer,
-    IdentifyPush,
-    Negotiation,
-    OwnerFactory,
-    PerfAnswer,
-    PingAnswer,
-    StreamOwner,
-    deliver,
-)
+from actors.inbound_streams import Negotiation, StreamOwner, deliver
 from actors.links import ForwarderPolicy, Link, Links
 from actors.moves import Move
+from actors.own_protocols import OwnProtocols
 from actors.refusals import CONNECTION_ERROR, STREAM_ERROR, loss
 from actors.relay_streams import HopStream, StopStream
-from actors.self_description import SelfDescription
-from protocol import identify, messages, perf, ping, relay_hop
+from actors.services import LATE_READERS, Services
+from protocol import messages, perf, ping, relay_hop, service_messages
 from protocol.arena import Arena
 from protocol.connection import Multiplexed, State
 from protocol.errors import RemoteProtocolError
@@ -70,6 +63,7 @@ class CircuitForwarder:
     ``note``: takes what a log at debug says, as ``logging.debug`` does.
     ``host``, ``bridges``: where it runs, and where its fellow forwarders reach it (messages.ForwarderReport).
     ``crowd``: counts its connections, together with those of others if they share their limits.
+    ``services``: actors that speak protocols of their own on its connections (actors/services.py).
 
     ``adopting``: it takes over from another forwarder, of which more is to come, and reports when all has
     (:meth:`adopted`).
@@ -99,6 +93,7 @@ class CircuitForwarder:
         crowd: Counted | None = None,
         tracer: AnyTracer | None = None,
         metrics: str = "",
+        services: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.policy = policy
@@ -118,29 +113,12 @@ class CircuitForwarder:
         self._deadlines = Deadlines()
         self._links = Links(policy, self.switch, static, randomness, self._deadlines, self.refusals, crowd)
         self.links = self._links.table
-        self._producers: dict[PerfAnswer, None] = {}
         self._sends: list[Send] = []
         self._reported: object = None
-        self._served: dict[str, OwnerFactory] = {
-            relay_hop.PROTOCOL: self._serve_hop,
-            identify.PROTOCOL: self._serve_identify,
-            identify.PUSH_PROTOCOL: self._serve_identify_push,
-            ping.PROTOCOL: PingAnswer,
-        }
-        if policy.serve_perf:
-            self._served[perf.PROTOCOL] = lambda stream: PerfAnswer(stream, self._produces)
-        self.description = SelfDescription(static.identity, self._served, wall)
+        self.own = OwnProtocols.make(static.identity, serve_perf=policy.serve_perf, wall=wall)
+        self.description = self.own.description
         self.description.set_addresses(addresses, now)
-        self._bridges = Bridges(
-            policy,
-            self.switch,
-            self._links,
-            static,
-            randomness,
-            self._deadlines,
-            self._bridge_arrived,
-            self._moved_in,
-        )
+        self._bridges = Bridges(policy, self.switch, self._links, static, randomness, self._deadlines)
         self._setup = CircuitSetup(
             name,
             policy,
@@ -158,12 +136,27 @@ class CircuitForwarder:
             note,
         )
         self.circuits = self._setup.circuits
+        self.own.served[relay_hop.PROTOCOL] = self._setup.serve
+        self.services = Services(
+            name,
+            services,
+            static.identity,
+            self.own.served,
+            self._links,
+            self._deadlines,
+            randomness,
+            lambda receiver, message: self._sends.append(Send(receiver, message)),
+            lambda: self.steps.now,
+            self._push_to_all,
+            self.refusals,
+        )
         self.adopting = adopting
         self._retired = False
         self._handing_to: str | None = None
         self._may_release: Callable[[], None] = lambda: None
         if not adopting:
             self._tell(self._report())
+            self.services.announce(addresses)
 
     # What other actors say.
 
@@ -178,6 +171,12 @@ class CircuitForwarder:
                 self._bridges.expect(message, now)
             case messages.ReserveRefused() | messages.ConnectRefused():
                 self._setup.refused(message)
+            case service_messages.StreamAnswer() | service_messages.StreamWanted() | service_messages.ProtocolsServed():
+                self.services.handle(message)
+            case messages.ActorDown(actor=actor):
+                self.services.down(actor)
+            case messages.ActorUp(actor=actor) if not self.adopting:
+                self.services.announce(self.description.addresses, to=actor)
             case messages.ReportWanted() if self.adopting:
                 pass  # it hears of all when all has come
             case messages.AddressesChanged(addresses=addresses):
@@ -197,15 +196,11 @@ class CircuitForwarder:
         return self.take_sends()
 
     def next_deadline(self) -> float | None:
-        if any(not producer.stream.session.connection.blocked for producer in self._producers):
-            return 0.0
-        return self._deadlines.next()
+        return 0.0 if self.own.producing else self._deadlines.next()
 
     def handle_deadline(self, now: float) -> list[Send]:
         self.steps.now = now
-        for producer in list(self._producers):
-            if producer.stream.closed or (not producer.stream.session.connection.blocked and not producer.produce()):
-                del self._producers[producer]
+        self.own.produce()
         self._deadlines.run(now)
         return self.take_sends()
 
@@ -215,6 +210,7 @@ class CircuitForwarder:
         """Another forwarder takes over, ``successor``, "" when it is another RelayServer's.  ``may_release`` is called
         when RelayServer has no answer for us under way: from then on nothing but peers changes what is here."""
         self._handing_to, self._may_release = successor, may_release
+        self.services.leave()
         self._tell(messages.HandoverBegins(self.name, successor))
 
     def connection_counts(self) -> dict[str, int]:
@@ -233,6 +229,7 @@ class CircuitForwarder:
         """What was not handed over stays: RelayServer goes on answering for it."""
         self._handing_to, self._may_release = None, lambda: None
         self._tell(self._report())
+        self.services.announce(self.description.addresses)
         self._setup.ask_again(suspect=False)
 
     def adopted(self, predecessor: str = "") -> None:
@@ -240,15 +237,19 @@ class CircuitForwarder:
         self.adopting = False
         self._links.expect_no_more()
         self._tell(self._report(replaces=predecessor))
+        self.services.announce(self.description.addresses, replaces=predecessor)
 
     # What the host calls.
 
     def set_addresses(self, addresses: Sequence[bytes], now: float) -> None:
         """These are our addresses from now on: peers are told, one after the other (identify push)."""
         if self.description.set_addresses(addresses, now):
-            for index, link in enumerate(self.links.values()):
-                when = now + index / PUSHES_PER_SECOND
-                self._deadlines.set(("push", link.id), when, partial(self._push_to, link))
+            self._push_to_all()
+
+    def _push_to_all(self) -> None:
+        for index, link in enumerate(self.links.values()):
+            when = self.steps.now + index / PUSHES_PER_SECOND
+            self._deadlines.set(("push", link.id), when, partial(self._push_to, link))
 
     def _push_to(self, link: Link, now: float) -> None:
         if self.links.get(link.id) is link and link.connection.state is State.MULTIPLEXED:
@@ -300,6 +301,21 @@ class CircuitForwarder:
             self._bridges.arrived(token, now)
         return link
 
+    def take_attempts(self) -> list[Attempt]:
+        """TCP connections that the host is to open."""
+        dialling = self.services.dialling
+        attempts, dialling.wanted = dialling.wanted, []
+        return attempts
+
+    def dialled(self, attempt: Attempt, remote: bytes, local: bytes, now: float) -> Link | None:
+        """Its socket is connected; None: close it."""
+        link = self.services.dialling.connected(attempt, remote, local, now)
+        self._schedule_counters(now)
+        return link
+
+    def dial_failed(self, attempt: Attempt, reason: str, now: float) -> None:
+        self.services.dialling.failed(attempt, reason, now)
+
     def take_dials(self) -> list[Dial]:
         """Bridges that the host is to connect."""
         dials, self._bridges.dials = self._bridges.dials, []
@@ -334,8 +350,11 @@ class CircuitForwarder:
                         self._bridges.proved(link, event)
                         if link.beyond is not None:
                             self._setup.bridge_ready(link)
+                    case Multiplexed():
+                        self._links.proved(link)
+                        self.services.proved(link)
                     case _:
-                        pass  # the handshake's end, acknowledgements, pongs and good-byes change nothing here
+                        pass  # acknowledgements, pongs and good-byes change nothing here
         except RemoteProtocolError as error:
             self.refusals[CONNECTION_ERROR + error.code] += 1
             connection.close()
@@ -349,7 +368,9 @@ class CircuitForwarder:
         if now is not None:
             self.steps.now = now
         connection = link.connection
-        if connection.peer is None and not link.bridge:
+        if link.dial is not None:
+            self.services.lost(link, reason)
+        elif connection.peer is None and not link.bridge:
             self.steps.handshake_failed(connection, reason)
         if code := loss(link, reason):
             self.refusals[code] += 1
@@ -403,7 +424,7 @@ class CircuitForwarder:
         if link.bridge:
             stream.owner = self._bridges.serve(stream, self._setup.bridge_gone)
         else:
-            stream.owner = Negotiation(stream, self._served, self._negotiated)
+            stream.owner = Negotiation(stream, self.own.served, self._negotiated)
         self._expire_stream_at(stream, now + self.policy.stream_timeout)
 
     def _expire_stream_at(self, stream: Stream, when: float) -> None:
@@ -427,7 +448,7 @@ class CircuitForwarder:
     def _data_received(self, stream: Stream, data: bytes) -> None:
         if stream.out is not None:
             self.switch.push(stream, data)  # came in the same receive as what made the circuit
-        elif stream.owner is not None and not stream.closed:
+        elif stream.owner is not None and (not stream.closed or isinstance(stream.owner, LATE_READERS)):
             owner: StreamOwner = stream.owner
             self._deliver(stream, lambda: owner.data_received(data))
 
@@ -438,30 +459,6 @@ class CircuitForwarder:
             if isinstance(stream.owner, HopStream | StopStream | BridgeStream):
                 stream.owner.was_reset()
             self._ended(stream)
-
-    def _serve_hop(self, stream: Stream) -> StreamOwner:
-        return self._setup.serve(stream)
-
-    def _moved_in(self, expected: messages.BridgeExpected) -> None:
-        self._setup.moved_in(expected)
-
-    def _bridge_arrived(self, bridge: BridgeStream, expected: messages.BridgeExpected, now: float) -> None:
-        self._setup.bridge_arrived(bridge, expected, now)
-
-    def _serve_identify(self, stream: Stream) -> StreamOwner:
-        link: Link = stream.session.connection.owner
-        return IdentifyAnswer(stream, self.description.identify(link.remote))
-
-    def _serve_identify_push(self, stream: Stream) -> IdentifyPush:
-        link: Link = stream.session.connection.owner
-
-        def learnt(message: identify.IdentifyMessage) -> None:
-            link.agent = message.agent_version[:128]
-
-        return IdentifyPush(stream, learnt)
-
-    def _produces(self, producer: PerfAnswer) -> None:
-        self._producers[producer] = None
 
     # Reports.
 

@@ -92,6 +92,7 @@ class CircuitSetup:
         self._switch = switch
         self._links = links
         self._bridges = bridges
+        bridges.matched, bridges.moved = self.bridge_arrived, self.moved_in
         self._deadlines = deadlines
         self._description = description
         self._refusals = refusals

@@ -203,7 +203,7 @@ def _forget(forwarder: CircuitForwarder, link: Link) -> None:
         elif isinstance(owner, BridgeStream):
             forwarder._bridges.leave(owner)
         elif isinstance(owner, PerfAnswer):
-            forwarder._producers.pop(owner, None)
+            forwarder.own.producers.pop(owner, None)
     link.connection.state = State.CLOSED
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from actors.crowd import Counted, Crowd
 from actors.deadlines import Deadlines
@@ -15,6 +15,9 @@ from protocol.errors import LocalProtocolError
 from protocol.identity import PeerId
 from protocol.noise import StaticKey
 from protocol.switching import Switch
+
+if TYPE_CHECKING:
+    from actors.dialling import Dial
 
 #: How often a connection that is not idle is looked at in idle_timeout, which bounds how late it is found idle.
 LOOKS: Final = 4
@@ -51,7 +54,8 @@ class Link:
     ``address``: the remote IP as text.  ``remote``, ``local``: binary multiaddrs.  ``relayed``: it came through another
     relay, which no port of ours brings yet.  ``agent``: what it says that it is, for the log.  ``may_hold``: a
     reservation was asked for, so RelayServer may hold one.  ``reserved_until``: by our own clock, seconds, 0: no
-    reservation.  ``outstayed``: it is closed because it was idle.  ``bridge``: at its other end is another forwarder of
+    reservation.  ``dialled``: we opened it; ``dial``: for whom, until its peer has proved itself (actors/dialling.py).
+    ``outstayed``: it is closed because it was idle.  ``bridge``: at its other end is another forwarder of
     this node (actors/bridges.py); ``beyond``: the peer that it leads to, None on the side of that peer.
     """
 
@@ -62,6 +66,8 @@ class Link:
         "bridge",
         "circuits",
         "connection",
+        "dial",
+        "dialled",
         "id",
         "idle_since",
         "local",
@@ -89,6 +95,8 @@ class Link:
         self.outstayed = False
         self.reserved_until = 0.0
         self.circuits = 0
+        self.dialled = connection.initiator and address != ""
+        self.dial: Dial | None = None
 
     @property
     def peer(self) -> PeerId:
@@ -103,6 +111,7 @@ class Links:
     """See the module.  ``refusals``: counted by the name of the limit.  ``crowd``: None counts those of this table."""
 
     __slots__ = (
+        "_by_peer",
         "_crowd",
         "_deadlines",
         "_expected",
@@ -126,6 +135,7 @@ class Links:
         crowd: Counted | None = None,
     ) -> None:
         self.table: dict[int, Link] = {}
+        self._by_peer: dict[bytes, dict[int, Link]] = {}
         self._policy = policy
         self._switch = switch
         self._static = static
@@ -164,6 +174,35 @@ class Links:
         self._crowd.came(household(address))
         return link
 
+    def dial(self, address: str, remote: bytes, local: bytes, now: float, expected: PeerId | None) -> Link | None:
+        """A connection that we opened, to ``expected`` if that is given; None when there are too many."""
+        if self._crowd.count() >= self._policy.max_connections:
+            return None
+        connection = Connection(
+            self._switch,
+            self._static,
+            self._randomness(32),
+            now,
+            initiator=True,
+            limits=self._policy.connection,
+            expected=expected,
+        )
+        link = self._add(connection, address, remote, local, now, relayed=False)
+        self._crowd.came(household(address))
+        return link
+
+    def proved(self, link: Link) -> None:
+        """Its peer has proved who it is."""
+        self._by_peer.setdefault(link.peer.bytes, {})[link.id] = link
+
+    def to(self, peer: bytes) -> Link | None:
+        """A connection to ``peer`` on which streams can be opened."""
+        for link in self._by_peer.get(peer, {}).values():
+            session = link.connection.session
+            if link.connection.state is State.MULTIPLEXED and not (session.going_away or session.remote_going_away):
+                return link
+        return None
+
     def bridge(self, connection: Connection, beyond: Beyond | None, now: float) -> Link:
         """A connection with another forwarder.  It counts as no peer's: there are as many as there are circuits."""
         link = self._add(connection, "", b"", b"", now, relayed=False)
@@ -190,6 +229,8 @@ class Links:
             self._forget_expected(home, 1)
         link = self._add(connection, address, remote, local, looked_at, relayed=relayed)
         self._crowd.came(home)
+        if connection.peer is not None:
+            self.proved(link)
         self.look_at(link, looked_at)
         return link
 
@@ -229,6 +270,10 @@ class Links:
         if self.table.pop(link.id, None) is None:
             return False
         self._deadlines.cancel(link)
+        if link.connection.peer is not None and (known := self._by_peer.get(link.peer.bytes)) is not None:
+            known.pop(link.id, None)
+            if not known:
+                del self._by_peer[link.peer.bytes]
         if not link.bridge:
             self._crowd.left(household(link.address))
         return True

@@ -22,6 +22,7 @@ from actors import handover
 from actors.handover_state import GroupState
 from actors.links import Link
 from actors.relay_streams import HopStream
+from actors.services import ServiceProposal, ServiceStream
 from protocol import messages
 from protocol.codec import decode_untrusted
 from protocol.connection import State
@@ -65,10 +66,13 @@ class MoveState(msgspec.Struct, frozen=True, array_like=True):
 
 
 def may_move(link: Link, circuits: Collection[int]) -> bool:
-    """Nothing binds it: no circuit, no reservation, no other circuit than ``circuits`` that is being made."""
+    """Nothing binds it: no circuit, no reservation, no stream of a service, and no circuit that is being made but
+    ``circuits``."""
     if link.bridge or link.may_hold or link.circuits or link.connection.state is not State.MULTIPLEXED:
         return False
-    owners = (stream.owner for stream in link.connection.session.streams.values())
+    owners = [stream.owner for stream in link.connection.session.streams.values()]
+    if link.dial is not None or any(isinstance(owner, ServiceStream | ServiceProposal) for owner in owners):
+        return False
     admissions = (owner.admission for owner in owners if isinstance(owner, HopStream))
     return all(admission is None or admission.circuit in circuits for admission in admissions)
 

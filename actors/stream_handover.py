@@ -68,7 +68,7 @@ def take_owner(forwarder: CircuitForwarder, owner: StreamOwner) -> states.OwnerS
         case PingAnswer():
             return states.Pinging(machine_state.take_ping(owner._machine), owner._unread)
         case PerfAnswer():
-            return states.Perf(machine_state.take_perf(owner._machine), producing=owner in forwarder._producers)
+            return states.Perf(machine_state.take_perf(owner._machine), producing=owner in forwarder.own.producers)
         case Proposal():
             return states.Pushing(machine_state.take_negotiation(owner._machine))
         case IdentifyAnswer() | QuietOwner():
@@ -83,8 +83,8 @@ def restore_owner(forwarder: CircuitForwarder, stream: Stream, state: states.Own
         case states.Quiet():
             owner = QuietOwner(stream)
         case states.Negotiating():
-            owner = Negotiation(stream, forwarder._served, forwarder._negotiated)
-            owner._machine = machine_state.restore_listener(state.machine, forwarder._served)
+            owner = Negotiation(stream, forwarder.own.served, forwarder._negotiated)
+            owner._machine = machine_state.restore_listener(state.machine, forwarder.own.served)
         case states.Hop():
             owner = _restore_hop(forwarder, stream, state)
         case states.Stop():
@@ -92,17 +92,17 @@ def restore_owner(forwarder: CircuitForwarder, stream: Stream, state: states.Own
         case states.Bridge():
             owner = _restore_bridge(forwarder, stream, state)
         case states.IdentifyPushed():
-            owner = forwarder._serve_identify_push(stream)
+            owner = forwarder.own.identify_push(stream)
             owner._machine = machine_state.restore_identify(state.machine)
         case states.Pinging():
             owner = PingAnswer(stream)
             owner._machine = machine_state.restore_ping(state.machine)
             owner._unread = state.unread
         case states.Perf():
-            owner = PerfAnswer(stream, forwarder._produces)
+            owner = PerfAnswer(stream, forwarder.own.produces)
             owner._machine = machine_state.restore_perf(state.machine)
             if state.producing:
-                forwarder._produces(owner)
+                forwarder.own.produces(owner)
         case states.Pushing():
             owner = _restore_proposal(forwarder, stream, state)
     stream.owner = owner

@@ -24,6 +24,16 @@ def encode_tcp(address: IPv4Address | IPv6Address, port: int) -> bytes:
     return _ip4_tcp(4, address.packed, 6, port)
 
 
+def decode_tcp(address: bytes) -> tuple[str, int] | None:
+    """IP address as text and port of a binary ``/ip4|ip6/ADDRESS/tcp/PORT``; None for anything else."""
+    kind, size = address[:1], len(address)
+    if kind == b"\x04" and size == 8 and address[5] == 6:
+        return str(IPv4Address(address[1:5])), int.from_bytes(address[6:8], "big")
+    if kind == b"\x29" and size == 20 and address[17] == 6:
+        return str(IPv6Address(address[1:17])), int.from_bytes(address[18:20], "big")
+    return None
+
+
 def with_peer(address: bytes, peer: bytes) -> bytes:
     """``address`` with ``/p2p/PEER`` behind it (p2p 421: the length of the peer id, and the id)."""
     return address + b"\xa5\x03" + bytes((len(peer),)) + peer

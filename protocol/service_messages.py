@@ -6,6 +6,7 @@ one by one.  The next is read only when the service has answered the one before,
 nothing but its own window.  Streams are numbered by their forwarder; (forwarder, stream) is unique.
 
     a peer asks:     StreamMessage -> StreamAnswer, any number of times; then StreamOver
+    a service says:  ProtocolsServed, to each forwarder that is ready
     a service asks:  StreamWanted -> StreamMessage (with its request_id), then as above; or StreamOver at once
 """
 
@@ -17,9 +18,9 @@ from protocol.message_base import Message
 
 
 class ForwarderReady(Message, frozen=True):
-    """``forwarder`` takes StreamWanted from now on; its streams are new.  ``addresses``: where peers reach the node,
-    binary multiaddrs without /p2p.  ``replaces``: the forwarder in whose place it is, whose streams live on in it
-    under their numbers."""
+    """``forwarder`` takes StreamWanted from now on, and wants to be told which protocols are yours (ProtocolsServed).
+    ``addresses``: where peers reach the node, binary multiaddrs without /p2p.  ``replaces``: the forwarder in whose
+    place it is, and whose streams are over; those who have it as ``forwarder`` go on with this one."""
 
     forwarder: str
     addresses: tuple[bytes, ...]
@@ -46,10 +47,11 @@ class StreamMessage(Message, frozen=True):
 
 
 class StreamOver(Message, frozen=True):
-    """Nothing more comes on the stream, and it is forgotten.  ``reason``: "" when the peer finished it; otherwise what
-    went wrong, in words.  ``stream`` is 0 when it did not come to be.  ``code``: one word for programs: ``finished``,
-    ``reset``, ``dial``, ``peer`` (another peer answered), ``protocol`` (the peer does not speak it), ``timeout``,
-    ``limit``, ``malformed``, ``gone``."""
+    """Nothing more comes on the stream, and it is forgotten: said once of each, but not when you reset it.
+
+    ``reason``: "" when the peer finished it; otherwise what went wrong, in words.  ``stream`` is 0 when it did not
+    come to be.  ``code``: one word for programs: ``finished``, ``reset``, ``dial``, ``peer`` (another peer answered),
+    ``protocol`` (the peer does not speak it), ``timeout``, ``limit``, ``malformed``, ``gone``."""
 
     forwarder: str
     stream: int
@@ -63,12 +65,19 @@ class StreamOver(Message, frozen=True):
 # Service -> forwarder
 
 
+class ProtocolsServed(Message, frozen=True):
+    """Streams that peers open for ``protocols`` are ``service``'s from now on, and of no others."""
+
+    service: str
+    protocols: tuple[str, ...]
+
+
 class StreamWanted(Message, frozen=True):
     """Open a stream of ``protocol`` to ``peer`` for ``asker`` and send ``payload`` on it, length-prefixed; None: send
     nothing, the peer speaks first.
 
-    Over a connection that there is, else by dialling ``addresses`` (binary multiaddrs without /p2p; TCP over IP and
-    names are dialled, the others skipped).  ``fresh``: dial anyway.  ``peer`` b"": whoever answers.
+    Over a connection that there is, else by dialling ``addresses`` (binary multiaddrs without /p2p; TCP over IP is
+    dialled, the others are skipped).  ``fresh``: dial anyway.  ``peer`` b"": dial, and take whoever answers.
     ``timeout``: seconds until the first message has come; after that, between two.  ``fixed``: bytes of each message
     of a protocol without length prefixes (ping), both ways; 0: length-prefixed.  ``finish``: we say no more."""
 
@@ -95,4 +104,4 @@ class StreamAnswer(Message, frozen=True):
 
 ServiceMessage = ForwarderReady | StreamMessage | StreamOver
 
-ServiceForwarderMessage = StreamWanted | StreamAnswer
+ServiceForwarderMessage = ProtocolsServed | StreamWanted | StreamAnswer

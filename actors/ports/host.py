@@ -32,6 +32,7 @@ from actors.ports.endpoint import Endpoint, HostPolicy
 from actors.ports.fairness import Fairness
 from actors.ports.neighbours import Neighbours
 from actors.ports.open_files import raise_open_files
+from actors.ports.outgoing import Outgoing
 from protocol.addresses import encode_tcp
 from protocol.connection import Connection, State
 
@@ -88,6 +89,7 @@ class Host:
         rate = policy.frame_rate_per_ip
         self._fairness = Fairness(self, self._loop, rate) if rate else None
         self.neighbours = Neighbours(self)
+        self._outgoing = Outgoing(self)
 
     @property
     def full(self) -> bool:
@@ -162,6 +164,7 @@ class Host:
 
     def _close_listeners(self) -> None:
         self.neighbours.close()
+        self._outgoing.close()
         for sock in list(self.listeners):
             self.close_listener(sock)
 
@@ -185,6 +188,8 @@ class Host:
         while True:
             for dial in forwarder.take_dials():
                 self.neighbours.dial(forwarder, dial)
+            for attempt in forwarder.take_attempts():
+                self._outgoing.connect(attempt)
             dirty, arena.dirty = arena.dirty, []
             for connection in dirty:
                 endpoint = self._endpoints.get(connection)

@@ -229,5 +229,5 @@ def test_they_harm_nobody_else(make: str, steps: list[tuple[int, Step]], limits:
     forwarders = relay.forwarders.values() if isinstance(relay, BridgedRelay) else [relay.forwarder]
     for forwarder in forwarders:
         assert not forwarder._setup.asked and not forwarder._setup.opening and not forwarder.circuits
-        assert not forwarder._producers and not forwarder.links
+        assert not forwarder.own.producers and not forwarder.links
     assert relay.relay_server.circuits_in_all == relay.relay_server.reservations_in_all == 0

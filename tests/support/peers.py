@@ -7,7 +7,8 @@ bytes to and fro, and messages between forwarder and RelayServer, until nobody h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from actors.circuit_forwarder import CircuitForwarder
 from actors.links import ForwarderPolicy, Link
@@ -224,8 +225,11 @@ class MemoryRelay:
         piece: int = 0,
         tracer: Callable[[str], AnyTracer] | None = None,
         wall: Callable[[float], float] = lambda when: when,
+        services: Sequence[str] = (),
     ) -> None:
         self.now = START
+        #: What services were told.
+        self.told: list[Any] = []
         #: Of each actor, as if it were a process of its own.
         self.tracers = Tracers(tracer)
         self.piece = piece
@@ -240,7 +244,9 @@ class MemoryRelay:
             wall=wall,
             addresses=[bytes.fromhex("04010203040610e1")],
             tracer=self.tracers["forwarder/0"],
+            services=services,
         )
+        self.services = frozenset(services)
         self.relay_server = RelayServer(
             policy or RelayServerPolicy(rate_limits=False),
             forwarders=("forwarder/0",),
@@ -287,6 +293,9 @@ class MemoryRelay:
 
     def _post(self, sends: list) -> bool:
         for send in sends:
+            if send.receiver in self.services:
+                self.told.append(send.message)
+                continue
             actor = self.relay_server if send.receiver == "relay_server" else self.forwarder
             self.tracers[send.receiver].current = send.traceparent
             self._post(actor.handle(send.message, self.now))
