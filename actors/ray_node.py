@@ -8,8 +8,6 @@ connection to one of them, which owns it to its end.
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import logging
 import os
 import socket
@@ -19,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.actor import Send
+from actors.desk import DESK, Desk
 from actors.node import run_loop, serve
 from actors.node_base import EXIT_FAILED, EXIT_SETTINGS, NodeBase, RestartFailed
 from actors.parts import FORWARDERS, RELAY_SERVER, Keys, Place, region
@@ -47,44 +46,8 @@ log = logging.getLogger("actors.node")
 #: Who makes the actors.
 BUILDERS: Final = {RELAY_SERVER: "actors.parts:relay_server", FORWARDERS: "actors.parts:forwarder"}
 
-#: The actor of this process: what others tell the node.
-DESK: Final = "node"
-
 #: Seconds that RelayServer has to say how the node is.
 STATUS_PATIENCE: Final = 2.0
-
-
-class Desk:
-    """Takes answers to the node's questions, and tells new forwarders what changed since the node started.
-
-    ``rose``, ``fell``: called with the name of an actor.
-    """
-
-    def __init__(self, rose: Callable[[str], list[Send]], fell: Callable[[str], None]) -> None:
-        self._rose = rose
-        self._fell = fell
-        #: None: no answer will come.
-        self.waiting: dict[int, asyncio.Future[messages.StatusAnswer | None]] = {}
-
-    def handle(self, message: messages.Message, now: float) -> list[Send]:
-        match message:
-            case messages.StatusAnswer(request_id=request_id) | messages.Undeliverable(request_id=request_id):
-                answer = self.waiting.pop(request_id, None)
-                if answer is not None and not answer.done():
-                    answer.set_result(message if isinstance(message, messages.StatusAnswer) else None)
-            case messages.ActorUp(actor=actor):
-                return self._rose(actor)
-            case messages.ActorDown(actor=actor):
-                self._fell(actor)
-            case _:
-                pass
-        return []
-
-    def next_deadline(self) -> float | None:
-        return None
-
-    def handle_deadline(self, now: float) -> list[Send]:
-        return []
 
 
 class RayNode(NodeBase):
@@ -107,8 +70,7 @@ class RayNode(NodeBase):
         self._crowd: CrowdFile | None = None
         self._metrics: NodeMetrics | None = None
         self._site = HERE
-        self._desk = Desk(self._rose, self._fell)
-        self._numbers = itertools.count(1)
+        self._desk = Desk(self._running, self._rose, self._fell)
 
     async def start(self) -> None:
         """See NodeBase.  RayFailed, ActorFailed."""
@@ -241,6 +203,10 @@ class RayNode(NodeBase):
         for sock in self._ports:
             sock.close()
 
+    def _running(self) -> RayRuntime:
+        assert self._runtime is not None
+        return self._runtime
+
     def tell_addresses(self) -> None:
         runtime = self._runtime
         if runtime is not None:
@@ -249,17 +215,8 @@ class RayNode(NodeBase):
                     runtime.post(DESK, name, messages.AddressesChanged(tuple(self._own_addresses)))
 
     async def status(self, interval: float) -> dict[str, Any]:
-        runtime = self._runtime
-        assert runtime is not None
-        number = next(self._numbers)
-        answer = self._desk.waiting[number] = asyncio.get_running_loop().create_future()
-        question = messages.StatusAsked(number, DESK)
-        runtime.post(DESK, RELAY_SERVER, question, deadline=runtime.now() + STATUS_PATIENCE)
-        try:
-            told = await asyncio.wait_for(answer, STATUS_PATIENCE)
-        except TimeoutError:
-            self._desk.waiting.pop(number, None)
-            told = None
+        runtime = self._running()
+        told = await self._desk.ask(RELAY_SERVER, lambda number: messages.StatusAsked(number, DESK), STATUS_PATIENCE)
         if told is None:
             log.warning("RelayServer does not say how the node is")
             return {"event": "status"}
