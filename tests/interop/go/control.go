@@ -29,6 +29,12 @@ type command struct {
 	Quiet float64 `json:"quiet"`
 	As    int     `json:"as"`
 
+	// Of the DHT.
+	Prefix string   `json:"prefix"`
+	Server bool     `json:"server"`
+	Addrs  []string `json:"addrs"`
+	Name   string   `json:"name"`
+
 	// Of the raw commands.
 	Request string `json:"request"`
 	Circuit string `json:"circuit"`

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -26,6 +27,7 @@ const patience = 30 * time.Second
 type interopPeer struct {
 	host host.Host
 	raw  rawCircuits
+	dht  *dht.IpfsDHT // once it is wanted
 
 	mu         sync.Mutex
 	identified map[peer.ID]event.EvtPeerIdentificationCompleted
@@ -65,6 +67,10 @@ func (p *interopPeer) commands() map[string]handler {
 		"raw_close":       p.rawClose,
 		"raw_end":         p.rawEnd,
 		"stop_raw":        p.stopRaw,
+		"dht_join":        p.joinDHT,
+		"dht_peers":       p.dhtPeers,
+		"provide":         p.provide,
+		"find":            p.find,
 		"send":            p.onStream(pushProtocol, func(s network.Stream, c command) (fields, error) { return push(s, c.Bytes, c.Seed) }),
 		"fetch":           p.onStream(pullProtocol, func(s network.Stream, c command) (fields, error) { return pull(s, c.Bytes) }),
 		"echo_half_close": p.onStream(halfCloseProtocol, func(s network.Stream, c command) (fields, error) { return echoHalfClose(s, c.Bytes) }),

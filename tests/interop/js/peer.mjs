@@ -17,6 +17,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { describe, emit, serveCommands } from './control.mjs'
 import { echoHalfClose, flood, HALF_CLOSE, LISTENERS, pull, PULL, push, PUSH, stall, STALL } from './traffic.mjs'
+import { dhtCommands } from './dht.mjs'
 import { HopMessage } from './hop-message.mjs'
 
 const CIRCUIT = '/p2p-circuit'
@@ -132,6 +133,7 @@ async function refresh ({ relay }) {
 }
 
 const commands = {
+  ...dhtCommands(node),
   async reserve ({ relay }) {
     const relayId = relayIdOf(relay)
     if (reservations.hasReservation(relayId)) {
