@@ -28,7 +28,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.identity import Identity, PeerId
 from protocol.service_messages import ForwarderReady, StreamAnswer, StreamMessage, StreamOver, StreamWanted
 from protocol.wire import FrameReader, encode_uvarint, frame
-from protocol.yamux import Stream
+from protocol.yamux import GoAway, Stream
 
 #: Bytes of one message.  Twenty peers with their addresses are some 30 kB in the largest answers of the public DHT.
 MAX_MESSAGE: Final = 128 * 1024
@@ -317,6 +317,8 @@ class Services:
     def _answer(self, stream: ServiceStream, answer: StreamAnswer) -> None:
         if answer.reset:
             self._end(stream)
+            if answer.release:
+                _release(stream.stream.session.connection.owner)
             return
         if answer.payload is not None:
             stream.say(answer.payload)
@@ -452,3 +454,11 @@ def _finish(stream: Stream) -> None:
     """We say no more; the peer may have ended it meanwhile."""
     if not (stream.closed or stream.fin_sent or stream.fin_after_held):
         stream.session.finish(stream)
+
+
+def _release(link: Link) -> None:
+    """Close a connection that we opened, unless somebody uses it."""
+    connection = link.connection
+    if link.dialled and not (connection.session.streams or link.reserved_until or link.circuits):
+        connection.close(GoAway.NORMAL)
+        connection.mark_dirty()

@@ -29,9 +29,9 @@ class RelaysWanted(Message, frozen=True):
 
 
 class RelayFound(Message, frozen=True):
-    """``source`` (dht, mdns, public, cache) says that ``peer`` is a relay, at ``addresses`` (binary multiaddrs without
-    /p2p).  ``descriptor``: its signed descriptor, b"" when the source has none.  Nothing of it is verified but that the
-    descriptor's form is right and that its signature is ``peer``'s.  ``request_id``: 0 when it came unasked."""
+    """``source`` (the name of the actor that searches: dht, mdns, public; or cache) says that ``peer`` is a relay, at
+    ``addresses`` (binary multiaddrs without /p2p).  ``descriptor``: its signed descriptor, b"" when the source has
+    none.  Nothing of it is verified.  ``request_id``: 0 when it came unasked."""
 
     source: str
     peer: bytes

@@ -94,12 +94,14 @@ class StreamWanted(Message, frozen=True):
 
 
 class StreamAnswer(Message, frozen=True):
-    """Send ``payload`` (None: nothing) and take the next message.  ``finish``: we say no more; ``reset``: end it."""
+    """Send ``payload`` (None: nothing) and take the next message.  ``finish``: we say no more; ``reset``: end it.
+    ``release``: and the connection with it, if we dialled that and nothing else uses it."""
 
     stream: int
     payload: bytes | None
     finish: bool = False
     reset: bool = False
+    release: bool = False
 
 
 ServiceMessage = ForwarderReady | StreamMessage | StreamOver

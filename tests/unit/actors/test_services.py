@@ -367,6 +367,23 @@ def test_dialled_connections_count(network: Network) -> None:
     assert len(alice.forwarder.links) == 1
 
 
+def test_a_connection_is_released_when_nothing_else_uses_it(nodes: tuple[Node, Node], network: Network) -> None:
+    alice, bob = nodes
+    alice.say(want(bob))
+    alice.say(want(bob))
+    for asked in bob.heard(StreamMessage):
+        bob.say(StreamAnswer(asked.stream, b"answer"))
+    first, second = alice.heard(StreamMessage)
+    alice.say(StreamAnswer(first.stream, None, reset=True, release=True))
+    assert len(alice.forwarder.links) == len(bob.forwarder.links) == 1, "the other is still open"
+    alice.say(StreamAnswer(second.stream, None, reset=True, release=True))
+    assert not alice.forwarder.links and not bob.forwarder.links
+    alice.say(want(bob))
+    (asked,) = bob.heard(StreamMessage)
+    bob.say(StreamAnswer(asked.stream, None, reset=True, release=True))
+    assert len(bob.forwarder.links) == 1, "bob did not dial it"
+
+
 # Handing over.
 
 
