@@ -20,6 +20,12 @@ class DescriptorChanged(Message, frozen=True):
     envelope: bytes
 
 
+class ReachabilityChanged(Message, frozen=True):
+    """``addresses``: binary multiaddrs of this node at which others have confirmed to reach it; none: nowhere."""
+
+    addresses: tuple[bytes, ...]
+
+
 class RelaysWanted(Message, frozen=True):
     """Search now, for at most ``timeout`` seconds, and tell ``asker``."""
 
@@ -118,6 +124,9 @@ class BestRelays(Message, frozen=True):
 
 #: To DHTAdvertiser and MdnsDiscovery.
 DiscoveryMessage = DescriptorChanged | RelaysWanted
+
+#: To the issuer of descriptors, and to whoever else wants to know.
+ReachabilityMessage = ReachabilityChanged
 
 #: To the directory of relays.
 DirectoryMessage = RelayFound | RelaysSearched | Ratings | BestRelaysWanted

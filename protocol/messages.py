@@ -10,7 +10,13 @@ from typing import Any
 
 import msgspec
 
-from protocol.discovery_messages import DirectoryMessage, DiscoveryAnswer, DiscoveryMessage, ReputationMessage
+from protocol.discovery_messages import (
+    DirectoryMessage,
+    DiscoveryAnswer,
+    DiscoveryMessage,
+    ReachabilityMessage,
+    ReputationMessage,
+)
 from protocol.message_base import Message as _Message
 from protocol.service_messages import ServiceForwarderMessage, ServiceMessage
 
@@ -330,6 +336,7 @@ Message = (
     | DirectoryMessage
     | ReputationMessage
     | DiscoveryAnswer
+    | ReachabilityMessage
 )
 
 #: Messages that go before others in a mailbox: an actor must learn that another fell before it reads that one's words.

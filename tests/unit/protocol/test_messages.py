@@ -27,6 +27,7 @@ INBOXES = (
     discovery_messages.DirectoryMessage,
     discovery_messages.ReputationMessage,
     discovery_messages.DiscoveryAnswer,
+    discovery_messages.ReachabilityMessage,
 )
 
 
