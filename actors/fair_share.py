@@ -7,7 +7,7 @@ largest branch of the largest branch.  So a flood from one place displaces itsel
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -26,6 +26,9 @@ class FairShare(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._paths)
 
     def add(self, item: T, path: Path) -> None:
         """Put ``item`` in, as the youngest; one that is there already moves."""

@@ -45,12 +45,14 @@ class TablePolicy:
 @dataclass(slots=True)
 class Contact:
     """``place``: in the keyspace.  ``addresses``: binary multiaddrs to dial.  ``address``: the IP that it was met at.
-    ``seen``: when it last answered; ``checked``: when it was last asked whether it is there."""
+    ``since``: when it came in; ``seen``: when it last answered; ``checked``: when it was last asked whether it is
+    there, or failed."""
 
     peer: bytes
     place: int
     addresses: tuple[bytes, ...]
     address: str
+    since: float
     seen: float
     checked: float = 0.0
     failures: int = 0
@@ -104,7 +106,7 @@ class RoutingTable:
         if known is not None:
             self._again(known, prefix, addresses, address, now)
             return "known"
-        contact = Contact(peer, place, addresses, address, now)
+        contact = Contact(peer, place, addresses, address, now, now)
         if not self._fits(contact, self._buckets.get(prefix, {}).values()):
             return "group"
         bucket = self._buckets.setdefault(prefix, {})
@@ -130,7 +132,7 @@ class RoutingTable:
         prefix = common_prefix(place, self._place)
         if peer in self._contacts or place == self._place or peer in self._spares.get(prefix, ()):
             return False
-        return self._fits(Contact(peer, place, (), address, 0.0), self._buckets.get(prefix, {}).values())
+        return self._fits(Contact(peer, place, (), address, 0.0, 0.0), self._buckets.get(prefix, {}).values())
 
     def failed(self, peer: bytes, now: float) -> bool:
         """It did not answer; True when it has lost its place, which a spare may have now."""
@@ -184,13 +186,15 @@ class RoutingTable:
     def to_refresh(self, now: float, jitter: float) -> int | None:
         """The prefix length of a bucket to refresh, or None.  ``jitter``: 0 to 1, random, so that peers which started
         together do not go on together."""
-        if not self._buckets:
-            return None
         patience = self._policy.refresh * (0.75 + jitter / 2)
-        for prefix in range(min(max(self._buckets), MAX_REFRESHED) + 1):
+        for prefix in self.prefixes():
             if self._refreshed.setdefault(prefix, now) + patience <= now:
                 return prefix
         return None
+
+    def prefixes(self) -> list[int]:
+        """Lengths of the prefixes whose buckets may have members, as far as keys can be found for them."""
+        return list(range(min(max(self._buckets, default=-1), MAX_REFRESHED) + 1))
 
     def key_at(self, prefix: int, randomness: Callable[[int], bytes]) -> bytes:
         """A key, in the form of a peer id, whose place shares exactly ``prefix`` bits with ours."""
@@ -210,7 +214,7 @@ class RoutingTable:
     def _again(self, known: Contact, prefix: int, addresses: tuple[bytes, ...], address: str, now: float) -> None:
         known.seen, known.failures = now, 0
         if address != known.address:
-            moved = Contact(known.peer, known.place, addresses, address, now)
+            moved = Contact(known.peer, known.place, addresses, address, now, now)
             others = [one for one in self._buckets[prefix].values() if one is not known]
             self._count(known, -1)
             fits = self._fits(moved, others)

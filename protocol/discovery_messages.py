@@ -1,6 +1,7 @@
 """How relays are found, rated and told of, between actors.
 
 node        -> DHTAdvertiser, MdnsDiscovery   DescriptorChanged: publish this, or nothing any more
+node        -> DHTAdvertiser                  DhtModeChanged: answer others, or only ask them
 directory   -> DHTAdvertiser, MdnsDiscovery   RelaysWanted: search
 those       -> directory                      RelayFound, as they come; RelaysSearched
 directory   -> ReputationTracker              Observed; RatingsWanted -> Ratings
@@ -24,6 +25,12 @@ class ReachabilityChanged(Message, frozen=True):
     """``addresses``: binary multiaddrs of this node at which others have confirmed to reach it; none: nowhere."""
 
     addresses: tuple[bytes, ...]
+
+
+class DhtModeChanged(Message, frozen=True):
+    """``server``: others reach this node, so it answers them and keeps records for them; else it only asks."""
+
+    server: bool
 
 
 class RelaysWanted(Message, frozen=True):
@@ -123,7 +130,7 @@ class BestRelays(Message, frozen=True):
 
 
 #: To DHTAdvertiser and MdnsDiscovery.
-DiscoveryMessage = DescriptorChanged | RelaysWanted
+DiscoveryMessage = DescriptorChanged | RelaysWanted | DhtModeChanged
 
 #: To the issuer of descriptors, and to whoever else wants to know.
 ReachabilityMessage = ReachabilityChanged

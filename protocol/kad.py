@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Final
 
@@ -30,9 +31,9 @@ from protocol.wire import parse
 PUBLIC_PROTOCOL: Final = "/ipfs/kad/1.0.0"
 PROTOCOL: Final = "/descord/kad/1.0.0"
 
-#: Bytes of a message that is read.  go reads 4 MiB and sends as many providers as fit; 20 closer peers at go's most
-#: (8 KiB each) and some five hundred providers fit here.
-MAX_RECEIVED: Final = 256 * 1024
+#: Bytes of a message that is read.  go reads 4 MiB and sends as many providers as fit.  Twenty closer peers are some
+#: 5 kB as they come, and 100 kB with every address that is taken; five hundred providers fit beside the former.
+MAX_RECEIVED: Final = 128 * 1024
 
 #: Bytes of a request that is read.  The largest that are honest carry a record, or one provider's addresses.
 MAX_REQUEST: Final = 16 * 1024
@@ -216,3 +217,8 @@ def well_formed(addresses: Iterable[bytes]) -> tuple[tuple[bytes, ...], int]:
         else:
             left_out += 1
     return tuple(taken), left_out
+
+
+def rfc3339(when: float) -> str:
+    """Unix time as text in UTC: go and js stamp records so, and js cannot store one that is not stamped."""
+    return datetime.fromtimestamp(when, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
