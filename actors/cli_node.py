@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from actors.node import line
 from actors.ports.control import ask
+from actors.relay_table import to_text
 from actors.settings import Settings
 
-COMMANDS: Final = ("restart-forwarders", "status")
+COMMANDS: Final = ("relays", "restart-forwarders", "status")
 
 
 def add_parsers(commands: Any) -> None:
@@ -24,7 +25,17 @@ def add_parsers(commands: Any) -> None:
         "replaced whole, and keeps its process number.",
     )
     status = commands.add_parser("status", help="what a running node does", description="What a running node does.")
-    for command in (restart, status):
+    relays = commands.add_parser(
+        "relays",
+        help="the best relays that a running node finds",
+        description="Have a running node look for relays in all its sources, try them, and list the best.",
+    )
+    relays.add_argument("--count", type=int, default=5, metavar="N", help="how many (default: 5)")
+    relays.add_argument(
+        "--timeout", type=float, default=10.0, metavar="SECONDS", help="time to look for them (default: 10)"
+    )
+    relays.add_argument("--known", action="store_true", help="only what it knows already, untried")
+    for command in (restart, status, relays):
         command.add_argument("--data-dir", metavar="DIR", help="the node's data folder (default: as the node's)")
         command.add_argument("--json", action="store_true", help="as a JSON object")
 
@@ -32,9 +43,14 @@ def add_parsers(commands: Any) -> None:
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Ask, and print the answer; the exit code.  NoNode, CommandFailed."""
     folder = Path(arguments.data_dir).expanduser() if arguments.data_dir else settings.data_dir
-    answer = {**ask(folder, {"command": arguments.command}), "event": arguments.command}
+    question: dict[str, Any] = {"command": arguments.command}
+    if arguments.command == "relays":
+        question |= {"count": arguments.count, "timeout": arguments.timeout, "known": arguments.known}
+    answer = {**ask(folder, question), "event": arguments.command}
     if arguments.json:
         print(json.dumps(answer))
+    elif arguments.command == "relays":
+        print(to_text(answer))
     elif arguments.command == "status":
         addresses = answer.pop("addresses")
         print("\n".join([line(answer), *addresses]))

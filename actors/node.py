@@ -17,8 +17,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from actors import keeper
+from actors.actor import Send
 from actors.circuit_forwarder import CircuitForwarder
+from actors.desk import DESK
 from actors.logs import configure_logging
+from actors.network_names import listeners, services
 from actors.node_base import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE, NodeBase, RestartFailed
 from actors.node_commands import Restarts, commands
 from actors.policies import forwarder_policy, host_policy, relay_server_policy, restart_policy
@@ -37,7 +40,7 @@ from actors.self_description import AGENT
 from actors.settings import PROGRAM, Settings, SettingsError, load_settings, print_settings, warn_of_contradictions
 from actors.upgrade import Former, KnownAs, Upgrade, UpgradeFailed, former_process
 from protocol.identity import Identity
-from protocol.messages import StatusAnswer
+from protocol.messages import AddressesChanged, StatusAnswer
 from protocol.noise import StaticKey
 from tracing.otlp import ExportError
 from tracing.sampling import SamplerError
@@ -117,8 +120,14 @@ class Node(NodeBase):
         self.telemetry.start()
         self.runtime.add(RELAY_SERVER, self._relay_server)
         self.runtime.add(FORWARDER, self._circuit_forwarder, after_handle=self.host.end_turn)
+        self.runtime.add(DESK, lambda: self.desk)
+        if self.settings.discovery:
+            # Only now, here and below: what it imports is not needed otherwise.
+            from actors.network import specs
+
+            for name, spec in specs(self.settings, self.identity, self._own_addresses).items():
+                self.runtime.add(name, spec)
         if self.settings.metrics_port:
-            # Only now: what it imports is not needed otherwise.
             from actors.ports.metrics_port import NodeMetrics
 
             self._metrics = NodeMetrics(self.settings, self.runtime, self.runtime.depths, self.telemetry.counts)
@@ -212,6 +221,19 @@ class Node(NodeBase):
         if self._forwarder is not None:
             self._forwarder.set_addresses(self._own_addresses, self.runtime.now())
             self.runtime.wake(FORWARDER)
+        for name in listeners(self.settings):
+            self.runtime.post(DESK, name, AddressesChanged(tuple(self._own_addresses)))
+
+    def running(self) -> LocalRuntime:
+        return self.runtime
+
+    def rose(self, actor: str) -> list[Send]:
+        if actor in listeners(self.settings):
+            return [Send(actor, AddressesChanged(tuple(self._own_addresses)))]
+        return []
+
+    def fell(self, actor: str) -> None:
+        pass  # what it had is gone, and the runtime makes another
 
     def handed_over(self) -> bool:
         if self._upgrade is None or not self._upgrade.done:
@@ -227,7 +249,7 @@ class Node(NodeBase):
         if self._metrics is not None:
             await self._metrics.close()
         await self.host.close(grace)
-        await self.runtime.stop()
+        await self.runtime.close(max(grace - (self.runtime.now() - began), 0.0))
         await self.telemetry.stop(max(grace - (self.runtime.now() - began), 0.0) + FLUSH)
 
     async def run(self) -> int:
@@ -287,6 +309,7 @@ class Node(NodeBase):
             tracer=self.telemetry.tracer,
             adopting=self._adopting,
             metrics="metrics" if self.settings.metrics_port else "",
+            services=services(self.settings),
         )
         self._adopting = False
         self._forwarder = forwarder

@@ -9,11 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from actors.actor import Send
+from actors.desk import DESK, Desk
+from actors.network_names import DIRECTORY
 from actors.ports.addresses import announced, private, reachable, told
 from actors.ports.control import ControlServer
 from actors.refusals import tell_apart
+from actors.runtime.spec import Runtime
 from actors.self_description import AGENT
 from actors.settings import Settings
+from protocol.discovery_messages import BestRelays, BestRelaysWanted
 from protocol.identity import Identity
 from protocol.messages import StatusAnswer
 
@@ -26,6 +31,9 @@ EXIT_UNAVAILABLE: Final = 69
 EXIT_FAILED: Final = 70
 EXIT_REFUSED: Final = 75
 
+
+#: Seconds that the directory has beyond those of its search: for the scores, and the way there and back.
+ANSWER_PATIENCE: Final = 2.0
 
 ONLY_PRIVATE: Final = (
     "only private addresses are known: peers on the internet do not reach this relay. Forward the port in the router, "
@@ -61,6 +69,10 @@ class RestartFailed(Exception):
     """The node goes on with what it has; the message says why and what to do."""
 
 
+class DiscoveryOff(Exception):
+    """Other relays are not looked for; the message says why."""
+
+
 class NodeBase(ABC):
     """See the module.  ``report``: tells whoever started the node, an event at a time."""
 
@@ -77,6 +89,7 @@ class NodeBase(ABC):
         self._sums = Sums()
         self._reported_bytes = 0
         self.control: ControlServer | None = None
+        self.desk = Desk(self.running, self.rose, self.fell)
         self._next_look: asyncio.TimerHandle | None = None
 
     # What differs.
@@ -100,6 +113,30 @@ class NodeBase(ABC):
     @abstractmethod
     def tell_addresses(self) -> None:
         """Have the forwarders tell peers that the addresses are others now."""
+
+    @abstractmethod
+    def running(self) -> Runtime:
+        """What the actors run on."""
+
+    @abstractmethod
+    def rose(self, actor: str) -> list[Send]:
+        """An actor runs again: what to tell whom."""
+
+    @abstractmethod
+    def fell(self, actor: str) -> None:
+        """An actor fell."""
+
+    async def discover_relays(self, count: int = 5, within: float = 10.0, *, search: bool = True) -> BestRelays:
+        """The best relays of all that can be found ``within`` seconds; ``search`` False: of those that are known.
+        DiscoveryOff, when this node does not look for any."""
+        if not self.settings.discovery:
+            raise DiscoveryOff("this node looks for no relays (discovery is off)")
+        told = await self.desk.ask(
+            DIRECTORY,
+            lambda number: BestRelaysWanted(number, DESK, count, within, search),
+            within + ANSWER_PATIENCE,
+        )
+        return told if isinstance(told, BestRelays) else BestRelays(0, (), ("the directory does not answer",))
 
     async def begin(self) -> dict[str, Any]:
         """Everything is started: what to tell of that."""

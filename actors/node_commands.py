@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from actors.node_base import NodeBase, RestartFailed
+from actors.node_base import DiscoveryOff, NodeBase, RestartFailed
 from actors.ports.control import Command, CommandFailed
+from actors.relay_directory import MAX_TIME, MAX_WANTED
 from actors.settings import Settings, SettingsError
 
 log = logging.getLogger("actors.node")
@@ -67,4 +68,21 @@ def commands(node: NodeBase, restarts: Restarts) -> dict[str, Command]:
     async def status(question: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**await node.status(0.0), "addresses": node.addresses, **node.processes()}
 
-    return {"restart-forwarders": restart_forwarders, "status": status}
+    async def relays(question: Mapping[str, Any]) -> Mapping[str, Any]:
+        from actors.relay_table import to_json
+
+        count, timeout = _number(question, "count", 5, MAX_WANTED), _number(question, "timeout", 10, MAX_TIME)
+        try:
+            return to_json(await node.discover_relays(int(count), timeout, search=question.get("known") is not True))
+        except DiscoveryOff as error:
+            raise CommandFailed(str(error)) from error
+
+    return {"relays": relays, "restart-forwarders": restart_forwarders, "status": status}
+
+
+def _number(question: Mapping[str, Any], name: str, default: float, most: float) -> float:
+    """CommandFailed when it is not one from 0 to ``most``."""
+    value = question.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise CommandFailed(f"{name} = {value!r}: a number from 0 to {most:g}")
+    return value

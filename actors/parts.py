@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass, field
 
 from actors.circuit_forwarder import CircuitForwarder
+from actors.network_names import services
 from actors.policies import forwarder_policy, host_policy, relay_server_policy
 from actors.ports import bridge_sockets, move_sockets
 from actors.ports.clock import told_by
@@ -112,6 +113,7 @@ def forwarder(
             crowd=crowd,
             tracer=exporting.tracer,
             metrics=METRICS if settings.metrics_port else "",
+            services=services(settings),
         )
         takeover = Takeover(
             host,

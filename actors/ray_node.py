@@ -17,7 +17,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.actor import Send
-from actors.desk import DESK, Desk
+from actors.desk import DESK
+from actors.network_names import listeners
 from actors.node import run_loop, serve
 from actors.node_base import EXIT_FAILED, EXIT_SETTINGS, NodeBase, RestartFailed
 from actors.parts import FORWARDERS, RELAY_SERVER, Keys, Place, region
@@ -70,7 +71,6 @@ class RayNode(NodeBase):
         self._crowd: CrowdFile | None = None
         self._metrics: NodeMetrics | None = None
         self._site = HERE
-        self._desk = Desk(self._running, self._rose, self._fell)
 
     async def start(self) -> None:
         """See NodeBase.  RayFailed, ActorFailed."""
@@ -78,7 +78,11 @@ class RayNode(NodeBase):
         self._bound += bind_all(settings.listen, self._hold)
         self.find_addresses()
         telemetry = self._telemetry
-        modules = ["actors.parts", *(telemetry.plan.modules if telemetry.plan is not None else ())]
+        modules = [
+            "actors.parts",
+            *(["actors.network"] if settings.discovery else []),
+            *(telemetry.plan.modules if telemetry.plan is not None else ()),
+        ]
         level = logging.getLevelName(settings.log_level.upper())
         session = self._session = RaySession(modules, level, settings.ray_address)
         folder = session.folder.path
@@ -93,10 +97,15 @@ class RayNode(NodeBase):
             heartbeat_interval=settings.heartbeat_interval,
             heartbeat_timeout=settings.heartbeat_timeout,
         )
-        runtime.add(DESK, lambda: self._desk)
+        runtime.add(DESK, lambda: self.desk)
         runtime.add(RELAY_SERVER, self._relay_server(settings))
         for number in range(settings.forwarders):
             runtime.add(f"{FORWARDERS}{number}", self._forwarder(settings))
+        if settings.discovery:
+            from actors.network import specs
+
+            for name, spec in specs(settings, self.identity, self._own_addresses).items():
+                runtime.add(name, spec)
         if settings.metrics_port:
             from actors.ports.metrics_port import NodeMetrics
 
@@ -203,7 +212,7 @@ class RayNode(NodeBase):
         for sock in self._ports:
             sock.close()
 
-    def _running(self) -> RayRuntime:
+    def running(self) -> RayRuntime:
         assert self._runtime is not None
         return self._runtime
 
@@ -213,10 +222,12 @@ class RayNode(NodeBase):
             for name in runtime.fleet.pids():
                 if name.startswith(FORWARDERS):
                     runtime.post(DESK, name, messages.AddressesChanged(tuple(self._own_addresses)))
+            for name in listeners(self.settings):
+                runtime.post(DESK, name, messages.AddressesChanged(tuple(self._own_addresses)))
 
     async def status(self, interval: float) -> dict[str, Any]:
-        runtime = self._running()
-        told = await self._desk.ask(RELAY_SERVER, lambda number: messages.StatusAsked(number, DESK), STATUS_PATIENCE)
+        runtime = self.running()
+        told = await self.desk.ask(RELAY_SERVER, lambda number: messages.StatusAsked(number, DESK), STATUS_PATIENCE)
         if told is None:
             log.warning("RelayServer does not say how the node is")
             return {"event": "status"}
@@ -232,13 +243,13 @@ class RayNode(NodeBase):
             "run_folder": str(session.folder.path),
         }
 
-    def _rose(self, actor: str) -> list[Send]:
+    def rose(self, actor: str) -> list[Send]:
         self._report({"event": "actors", "actor": actor, **self.processes()})
-        if not actor.startswith(FORWARDERS):
+        if not actor.startswith(FORWARDERS) and actor not in listeners(self.settings):
             return []
         return [Send(actor, messages.AddressesChanged(tuple(self._own_addresses)))]
 
-    def _fell(self, actor: str) -> None:
+    def fell(self, actor: str) -> None:
         if actor.startswith(FORWARDERS) and self._crowd is not None:
             self._crowd.clear(region(actor))
 

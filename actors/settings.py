@@ -57,6 +57,11 @@ class Settings:
     trace_identities: bool
     trace_key_rotation: float
     shutdown_grace: float
+    discovery: bool
+    public_relays: tuple[str, ...]
+    dht_protocol: str
+    private_network: bool
+    assume_reachable: bool
     circuit_data: int
     circuit_duration: float
     move_diallers: bool
@@ -134,7 +139,7 @@ def load_settings(
             origin[name] = source
     data_dir = Path(values["data_dir"]) if values["data_dir"] else _folder(environ, "XDG_STATE_HOME", ".local/state")
     values["data_dir"] = data_dir.expanduser()
-    for name in ("listen", "announce"):
+    for name in ("listen", "announce", "public_relays"):
         values[name] = tuple(values[name])
     if not values["listen"]:
         raise SettingsError("listen is empty: a relay listens on at least one address")

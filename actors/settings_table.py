@@ -6,6 +6,7 @@ attribute of :class:`actors.settings.Settings`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -94,6 +95,27 @@ def _ip_form(text: str) -> str | None:
     return None
 
 
+def _relay_form(addresses: list[str]) -> str | None:
+    from actors.dial_address import DialAddressError, parse_dial_address
+
+    for text in addresses:
+        try:
+            address = parse_dial_address(text)
+        except DialAddressError as error:
+            return str(error)
+        if address.target is not None:
+            return f"{text} leads through another relay: give the relay itself"
+        if address.peer is None and address.host != "dnsaddr":
+            return f"{text} does not say whose address it is: /p2p/PEER belongs behind it"
+    return None
+
+
+def _protocol_form(text: str) -> str | None:
+    if not re.fullmatch(r"(/[A-Za-z0-9._-]{1,64}){2,4}", text):
+        return f"{text} is no protocol's name, such as /descord/kad/1.0.0"
+    return None
+
+
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
 
@@ -129,6 +151,22 @@ TABLE: Final[tuple[Row, ...]] = (
         least=60, most=31_536_000),
     Row("shutdown_grace", "float", "s", 1.5,
         "Time that peers have to take the last bytes when the node stops; it ends within 2 s.", most=1.9),
+
+    Row("discovery", "bool", "", True,
+        "Be one of a network of relays: be found by those who look for one, look for others, keep records for them. "
+        "Off: only those who are told its address use this relay."),
+    Row("public_relays", "addresses", "", [],
+        "Relays that are known beforehand: by them the node joins the others, and they are used when none else is "
+        "found. For example /dns4/relay1.descord.io/tcp/4001/p2p/PEER, /dnsaddr/relays.descord.io.",
+        check=_relay_form),
+    Row("dht_protocol", "str", "", "/descord/kad/1.0.0",
+        "The DHT that is joined: this network's own. /ipfs/kad/1.0.0 is the public one of IPFS, with far more traffic.",
+        check=_protocol_form),
+    Row("private_network", "bool", "", False,
+        "All of the network is on private addresses: those are published, and dialled whoever tells them. Off: an "
+        "address of somebody's choice within this host's own network is never dialled."),
+    Row("assume_reachable", "bool", "", False,
+        "Publish the node's addresses although nobody has confirmed that it is reached there."),
 
     Row("circuit_data", "int", "bytes each way", 0,
         "What a circuit may carry; 0: unlimited. Fairness is kept by rates and counts, which end no transfer midway, "

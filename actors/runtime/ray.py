@@ -336,7 +336,7 @@ class RayRuntime:
         """See Runtime."""
         if name in self.fleet or name in self.fleet.at_home:
             raise ValueError(f"there is an actor {name} already")
-        if isinstance(source, ActorSpec):
+        if isinstance(source, ActorSpec) and not source.with_node:
             self.fleet.add(name, source)
         else:
             self._home.runtime.add(name, source, after_handle)
@@ -351,7 +351,7 @@ class RayRuntime:
     async def stop(self, grace: float = 0.0) -> None:
         """See Runtime.  ``grace``: seconds that the actors' ports have to take leave."""
         self._home.halt()
-        await self._home.runtime.stop()
+        await self._home.runtime.close(grace)
         await self.fleet.stop(grace)
         self.session.unwatch()
         if self._owned:

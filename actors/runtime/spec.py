@@ -76,12 +76,13 @@ class ActorSpec:
     """``builder``: "package.module:name".  ``arguments``: whatever can be pickled; they may be secret, and are not
     printed.  ``renamed``: an actor that takes the place of one that fell has a name of its own, ``name.1``, so that
     nothing that was said to or by the former is mistaken (a runtime in one process needs no such care).  ``at_home``:
-    it lives on the host of the node's own process."""
+    it lives on the host of the node's own process; ``with_node``: and in that process."""
 
     builder: str
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
     renamed: bool = False
     at_home: bool = False
+    with_node: bool = False
 
     def build(self, surroundings: Surroundings) -> Part:
         """Make the actor.  Whatever the builder raises."""

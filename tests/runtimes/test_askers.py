@@ -50,7 +50,7 @@ async def test_the_node_says_that_it_does_not_know(stage: Stage, tmp_path: Path)
     identity = Identity.from_seed(seeded("node"))
     node = ray_node.RayNode(settings, identity, lambda event: None, telemetry_config(settings, {}))
     node._runtime = stage.runtime
-    stage.runtime.add(ray_node.DESK, lambda: node._desk)
+    stage.runtime.add(ray_node.DESK, lambda: node.desk)
     await stage.runtime.start()
     for _ in range(2):  # the second time it falls it stays down
         asking = asyncio.create_task(node.status(1.0))

@@ -30,8 +30,10 @@ ASK = KadMessage(MessageType.GET_PROVIDERS, KEY)
 peers = st.builds(
     KadPeer,
     st.sampled_from([peer.bytes for peer in PEERS]),
-    st.lists(st.binary(min_size=4, max_size=4).map(lambda ip: b"\x04" + ip + b"\x06\x0f\xa1"), max_size=4, unique=True).map(tuple),
-)  # fmt: skip
+    st.lists(
+        st.binary(min_size=4, max_size=4).map(lambda ip: b"\x04" + ip + b"\x06\x0f\xa1"), max_size=4, unique=True
+    ).map(tuple),
+)
 
 
 def distinct(found: list[KadPeer]) -> tuple[KadPeer, ...]:
@@ -153,7 +155,8 @@ def test_more_peers_and_addresses_than_are_taken_are_left_out() -> None:
 
 
 def test_an_answer_that_is_sent_fits_what_rust_reads() -> None:
-    many = tuple(KadPeer(peer.bytes, tuple(b"\x36\xc8" + b"a" * 200 + bytes((number,)) for number in range(1, 17))) for peer in PEERS)  # fmt: skip
+    names = tuple(b"\x36\xc8" + b"a" * 200 + bytes((number,)) for number in range(1, 17))
+    many = tuple(KadPeer(peer.bytes, names) for peer in PEERS)
     closer = tuple(KadPeer(peer.bytes, (ADDRESS,)) for peer in PEERS[:20])
     encoded = kad.encode(KadMessage(MessageType.GET_PROVIDERS, KEY, closer=closer, providers=many))
     assert len(encoded) <= kad.MAX_SENT

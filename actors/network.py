@@ -1,0 +1,116 @@
+"""The actors by which a node is one of a network of relays: what there is of them, and how each is made.
+
+    dht         DHTAdvertiser       publishes our descriptor, finds those of others, keeps records for them
+    directory   RelayDirectory      every relay that is known, tried and rated
+    issuer      DescriptorIssuer    what this relay says of itself
+
+They are made the same way on every runtime (actors/runtime/spec.py).  On Ray, DHTAdvertiser has a process of its own,
+for strangers keep it busy; the others live in the node's, for they are asked now and then.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+from typing import Literal
+
+from actors.dht_advertiser import DHTAdvertiser
+from actors.dial_address import parse_dial_address
+from actors.network_names import DHT, DIRECTORY, ISSUER
+from actors.own_descriptor import DescriptorIssuer, DescriptorPolicy
+from actors.parts import RELAY_SERVER
+from actors.ports.dht_storage import DhtStorage
+from actors.ports.host import random_bytes
+from actors.ports.relay_cache import RelayCacheFile
+from actors.record_store import MemoryStore
+from actors.relay_directory import RelayDirectory
+from actors.runtime.spec import ActorSpec, Part, Surroundings
+from actors.self_description import AGENT
+from actors.settings import Settings
+from protocol.addresses import encode_host
+from protocol.descriptor import Terms, open_descriptor
+from protocol.identity import Identity, PeerId
+
+log = logging.getLogger("actors.node")
+
+
+def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) -> dict[str, ActorSpec]:
+    """All of them, by name.  ``addresses``: the node's own, binary multiaddrs."""
+    if not settings.discovery:
+        return {}
+    own = identity.peer_id.bytes
+    where = "actors.network:"
+    return {
+        DHT: ActorSpec(where + "dht", {"settings": settings, "own": own}, at_home=True),
+        DIRECTORY: ActorSpec(where + "directory", {"settings": settings, "own": own}, with_node=True),
+        ISSUER: ActorSpec(
+            where + "issuer",
+            {"settings": settings, "identity": identity.encode(), "addresses": tuple(addresses)},
+            with_node=True,
+        ),
+    }
+
+
+def known_relays(settings: Settings) -> list[tuple[bytes, tuple[bytes, ...]]]:
+    """Of public_relays those that are given by IP address: (peer id, binary multiaddrs)."""
+    found: dict[bytes, list[bytes]] = {}
+    for text in settings.public_relays:
+        address = parse_dial_address(text)
+        if not address.named and address.peer is not None:
+            found.setdefault(address.peer.bytes, []).append(encode_host(address.value, address.port))
+    return [(peer, tuple(addresses)) for peer, addresses in found.items()]
+
+
+def dht(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
+    """Without its file it begins anew at each start: no reason for a relay to end."""
+    store: DhtStorage | None = None
+    try:
+        store = DhtStorage(settings.data_dir)
+    except (OSError, sqlite3.Error) as error:
+        log.error("records of the DHT are not kept over restarts: %s: %s", settings.data_dir, error)
+    actor = DHTAdvertiser(
+        surroundings.name,
+        PeerId(own),
+        open_descriptor,
+        random_bytes,
+        store if store is not None else MemoryStore(),
+        bootstrap=known_relays(settings),
+        protocol=settings.dht_protocol,
+    )
+
+    def drop() -> None:
+        if store is not None:
+            store.close()
+
+    async def close(grace: float) -> None:
+        drop()
+
+    return Part(actor, close=close, drop=drop)
+
+
+def directory(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
+    cache = RelayCacheFile(settings.data_dir)
+    actor = RelayDirectory(surroundings.name, own, [DHT], "", random_bytes, cache, private=settings.private_network)
+
+    async def close(grace: float) -> None:
+        actor.close()
+        cache.close()
+
+    return Part(actor, close=close, drop=cache.close)
+
+
+def issuer(
+    surroundings: Surroundings, settings: Settings, identity: bytes, addresses: tuple[bytes, ...]
+) -> DescriptorIssuer:
+    mode: Literal["", "cooperative", "dedicated"] = "cooperative"
+    policy = DescriptorPolicy(
+        mode,
+        settings.max_reservations,
+        settings.max_circuits,
+        Terms(settings.circuit_data, int(settings.circuit_duration), int(settings.reservation_duration)),
+        AGENT,
+        assume_reachable=settings.assume_reachable,
+        private=settings.private_network,
+    )
+    return DescriptorIssuer(surroundings.name, Identity.decode(identity), policy, [DHT], RELAY_SERVER, addresses)
