@@ -208,7 +208,8 @@ def ask(folder: Path, question: Mapping[str, Any]) -> dict[str, Any]:
         raise NoNode(f"no node runs with the data folder {folder} (--data-dir)") from error
     with sock:
         try:
-            sock.sendall(json.dumps(dict(question)).encode() + b"\n")
+            with contextlib.suppress(OSError):  # it may have been refused already, and then says why
+                sock.sendall(json.dumps(dict(question)).encode() + b"\n")
             with sock.makefile("rb") as answers:
                 line = answers.readline()
         except OSError as error:

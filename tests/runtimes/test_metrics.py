@@ -130,7 +130,7 @@ def test_a_scrape_says_what_happened(start: Start) -> None:
     assert node.value("forwarder_cpu_seconds_total", forwarder="0") > 0
     assert 10e6 < node.value("process_resident_bytes", process="node") < 100e6
     node.until("event_loop_lag_seconds_count", None, process="node")
-    assert set(node.ready["actors"]) == {"relay_server", "forwarder/0", "metrics"}
+    assert {"relay_server", "forwarder/0", "metrics"} < set(node.ready["actors"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`")
@@ -200,7 +200,7 @@ def test_without_a_port_there_is_nothing(tmp_path: Path) -> None:
     node = NodeProcess(tmp_path / "node")
     listening = Path(f"/proc/{node.process.pid}/net/tcp").read_text()
     assert f"0100007F:{9090:04X}" not in listening
-    assert set(node.ready["actors"]) == {"relay_server", "forwarder/0"}
+    assert "metrics" not in node.ready["actors"]
     assert node.stop() == 0
 
 

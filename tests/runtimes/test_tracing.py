@@ -244,6 +244,7 @@ def test_nobody_is_named_in_anything_that_leaves(start: Start, tmp_path: Path, c
 
 def test_nothing_is_imported_and_no_thread_runs_without_an_endpoint(tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "actors.node", "--listen", "/ip4/127.0.0.1/tcp/0"]
+    command += ["--discovery", "off"]  # what it stores has threads of its own
     with (tmp_path / "imports").open("wb") as imports:
         process = subprocess.Popen(
             [*command, "--data-dir", str(tmp_path / "node")], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=imports

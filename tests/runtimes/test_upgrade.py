@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from actors.ports.storage import load_or_create_identity
 from protocol import ping
 from protocol.relay_hop import ConnectAccepted, ReservationGranted
 from tests.support import tree
@@ -237,8 +238,10 @@ def test_a_process_with_another_identity_is_refused(start: Start, tmp_path: Path
     node = start("--status-interval", "0")
     alice, bob = SocketPeer(node, "alice"), SocketPeer(node, "bob")
     bob.reserve()
-    (key,) = [path for path in (tmp_path / "node").iterdir() if path.is_file()]
+    key = tmp_path / "node" / "identity.key"
     kept = key.rename(tmp_path / "kept")
+    load_or_create_identity(tmp_path / "other")
+    (tmp_path / "other" / "identity.key").rename(key)
     event = upgrade(node)
     assert event["event"] == "upgrade_failed" and "another identity" in event["reason"]
     serving(node, alice, bob)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from actors.actor import Send
 from actors.node import line
 from actors.node_base import NodeBase, Sums
 from actors.ports.addresses import _address
+from actors.runtime.spec import Runtime
 from actors.settings import load_settings
 from protocol.identity import Identity
 from protocol.messages import StatusAnswer
@@ -31,6 +33,14 @@ class IdleNode(NodeBase):
 
     async def close(self) -> None:
         pass
+
+    def running(self) -> Runtime:
+        raise AssertionError("nothing runs here")
+
+    def rose(self, actor: str) -> list[Send]:
+        return []
+
+    def fell(self, actor: str) -> None: ...
 
     def tell_addresses(self) -> None:
         pass
