@@ -3,6 +3,7 @@
     dht         DHTAdvertiser       publishes our descriptor, finds those of others, keeps records for them
     directory   RelayDirectory      every relay that is known, tried and rated
     issuer      DescriptorIssuer    what this relay says of itself
+    mdns        MdnsDiscovery       relays on the same network
 
 They are made the same way on every runtime (actors/runtime/spec.py).  On Ray, DHTAdvertiser has a process of its own,
 for strangers keep it busy; the others live in the node's, for they are asked now and then.
@@ -17,11 +18,13 @@ from typing import Literal
 
 from actors.dht_advertiser import DHTAdvertiser
 from actors.dial_address import parse_dial_address
-from actors.network_names import DHT, DIRECTORY, ISSUER
+from actors.mdns_discovery import MdnsDiscovery
+from actors.network_names import DHT, DIRECTORY, ISSUER, MDNS, sources
 from actors.own_descriptor import DescriptorIssuer, DescriptorPolicy
 from actors.parts import RELAY_SERVER
 from actors.ports.dht_storage import DhtStorage
 from actors.ports.host import random_bytes
+from actors.ports.multicast import Multicast
 from actors.ports.relay_cache import RelayCacheFile
 from actors.record_store import MemoryStore
 from actors.relay_directory import RelayDirectory
@@ -41,7 +44,7 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
         return {}
     own = identity.peer_id.bytes
     where = "actors.network:"
-    return {
+    made = {
         DHT: ActorSpec(where + "dht", {"settings": settings, "own": own}, at_home=True),
         DIRECTORY: ActorSpec(where + "directory", {"settings": settings, "own": own}, with_node=True),
         ISSUER: ActorSpec(
@@ -50,6 +53,10 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
             with_node=True,
         ),
     }
+    if settings.mdns:
+        arguments = {"settings": settings, "own": own, "addresses": tuple(addresses)}
+        made[MDNS] = ActorSpec(where + "mdns", arguments, at_home=True)
+    return made
 
 
 def known_relays(settings: Settings) -> list[tuple[bytes, tuple[bytes, ...]]]:
@@ -91,13 +98,28 @@ def dht(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
 
 def directory(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
     cache = RelayCacheFile(settings.data_dir)
-    actor = RelayDirectory(surroundings.name, own, [DHT], "", random_bytes, cache, private=settings.private_network)
+    actor = RelayDirectory(
+        surroundings.name, own, sources(settings), "", random_bytes, cache, private=settings.private_network
+    )
 
     async def close(grace: float) -> None:
         actor.close()
         cache.close()
 
     return Part(actor, close=close, drop=cache.close)
+
+
+def mdns(surroundings: Surroundings, settings: Settings, own: bytes, addresses: tuple[bytes, ...]) -> Part:
+    actor = MdnsDiscovery(
+        surroundings.name, PeerId(own), DIRECTORY, random_bytes, addresses, loopback=settings.private_network
+    )
+    port = Multicast(actor, surroundings.post, name=surroundings.name)
+    port.start()
+
+    async def close(grace: float) -> None:
+        await port.close()
+
+    return Part(actor, after_handle=port.sync, close=close, drop=port.drop)
 
 
 def issuer(

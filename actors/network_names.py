@@ -9,6 +9,7 @@ from actors.settings import Settings
 DHT: Final = "dht"
 DIRECTORY: Final = "directory"
 ISSUER: Final = "issuer"
+MDNS: Final = "mdns"
 
 
 def services(settings: Settings) -> tuple[str, ...]:
@@ -16,6 +17,11 @@ def services(settings: Settings) -> tuple[str, ...]:
     return (DHT, DIRECTORY) if settings.discovery else ()
 
 
+def sources(settings: Settings) -> tuple[str, ...]:
+    """Those that look for relays."""
+    return (DHT, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
+
+
 def listeners(settings: Settings) -> tuple[str, ...]:
     """Those that are told when the node's addresses change."""
-    return (ISSUER,) if settings.discovery else ()
+    return (ISSUER, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()

@@ -59,6 +59,7 @@ class Settings:
     shutdown_grace: float
     discovery: bool
     public_relays: tuple[str, ...]
+    mdns: bool
     dht_protocol: str
     private_network: bool
     assume_reachable: bool

@@ -159,6 +159,8 @@ TABLE: Final[tuple[Row, ...]] = (
         "Relays that are known beforehand: by them the node joins the others, and they are used when none else is "
         "found. For example /dns4/relay1.descord.io/tcp/4001/p2p/PEER, /dnsaddr/relays.descord.io.",
         check=_relay_form),
+    Row("mdns", "bool", "", True,
+        "Find relays on the same network, and be found there, by multicast DNS."),
     Row("dht_protocol", "str", "", "/descord/kad/1.0.0",
         "The DHT that is joined: this network's own. /ipfs/kad/1.0.0 is the public one of IPFS, with far more traffic.",
         check=_protocol_form),

@@ -17,6 +17,7 @@ from protocol.discovery_messages import (
     ReachabilityMessage,
     ReputationMessage,
 )
+from protocol.mdns_messages import MdnsMessage
 from protocol.message_base import Message as _Message
 from protocol.service_messages import ServiceForwarderMessage, ServiceMessage
 
@@ -337,6 +338,7 @@ Message = (
     | ReputationMessage
     | DiscoveryAnswer
     | ReachabilityMessage
+    | MdnsMessage
 )
 
 #: Messages that go before others in a mailbox: an actor must learn that another fell before it reads that one's words.

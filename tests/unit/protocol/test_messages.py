@@ -8,10 +8,10 @@ import typing
 import msgspec
 import pytest
 
-from protocol import discovery_messages, messages, service_messages
+from protocol import discovery_messages, mdns_messages, messages, service_messages
 from protocol.message_base import Message
 
-MODULES = (messages, service_messages, discovery_messages)
+MODULES = (messages, service_messages, discovery_messages, mdns_messages)
 ALL = {
     kind
     for module in MODULES
@@ -28,6 +28,7 @@ INBOXES = (
     discovery_messages.ReputationMessage,
     discovery_messages.DiscoveryAnswer,
     discovery_messages.ReachabilityMessage,
+    mdns_messages.MdnsMessage,
 )
 
 
