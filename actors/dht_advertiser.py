@@ -283,9 +283,7 @@ class DHTAdvertiser:
             if reply.message is not None:
                 self._identified(reply.message, now)
 
-        self._requests.ask(
-            message.peer, (), identify.PROTOCOL, None, told, now, forwarder=message.forwarder
-        )  # fmt: skip
+        self._requests.ask(message.peer, (), identify.PROTOCOL, None, told, now, forwarder=message.forwarder)
 
     def _identified(self, message: StreamMessage, now: float) -> None:
         reader = identify.IdentifyReader()

@@ -12,7 +12,6 @@ networks are one owner's, and are no group.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final
@@ -34,10 +33,13 @@ class Scope(IntEnum):
     GLOBAL = 3
 
 
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
+
+
 def _scope(ip: _Ip) -> Scope:
     if ip.is_loopback:
         return Scope.HOST
-    if ip.is_unspecified or ip.is_multicast or ip.is_link_local or ip == ipaddress.IPv4Address("255.255.255.255"):
+    if ip.is_unspecified or ip.is_multicast or ip.is_link_local or ip == _BROADCAST:
         return Scope.NOWHERE  # a link-local one leads nowhere without its interface
     return Scope.GLOBAL if ip.is_global else Scope.NETWORK
 
@@ -78,7 +80,8 @@ def _group(ip: _Ip) -> str:
     return str(ipaddress.ip_network((ip, bits), strict=False))
 
 
-def to_dial(addresses: Iterable[bytes], teller: Scope) -> tuple[bytes, ...]:
+@lru_cache(maxsize=4096)  # 20 us otherwise, and the same come again in nearly every answer
+def to_dial(addresses: tuple[bytes, ...], teller: Scope) -> tuple[bytes, ...]:
     """The first few that we can dial and a peer of ``teller`` may tell of, without peer ids behind them."""
     taken: dict[bytes, None] = {}
     for address in addresses:
@@ -90,12 +93,13 @@ def to_dial(addresses: Iterable[bytes], teller: Scope) -> tuple[bytes, ...]:
     return tuple(taken)
 
 
-def to_tell(addresses: Iterable[bytes], hearer: Scope) -> tuple[bytes, ...]:
+@lru_cache(maxsize=4096)
+def to_tell(addresses: tuple[bytes, ...], hearer: Scope) -> tuple[bytes, ...]:
     """Those of ``addresses`` that lead somewhere for a peer of ``hearer``.  A name leads wherever its owner says."""
     return tuple(address for address in addresses if (ip := ip_of(address)) is None or _allowed(_scope(ip), hearer))
 
 
-def at(addresses: Iterable[bytes], remote: str) -> tuple[bytes, ...]:
+def at(addresses: tuple[bytes, ...], remote: str) -> tuple[bytes, ...]:
     """Those that lead to the IP at the other end of a connection: what a peer says of itself and has proved."""
     ip = _ip(remote)
     return tuple(address for address in addresses if ip is not None and ip_of(address) == ip)

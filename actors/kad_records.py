@@ -165,9 +165,7 @@ class ProviderRecords:
     def expire(self, now: float) -> None:
         """Forget what is older than its life."""
         life = self._policy.provider_life
-        old = [
-            (one.key, one.peer) for of in self._by_key.values() for one in of.values() if now - one.received >= life
-        ]  # fmt: skip
+        old = [(one.key, one.peer) for of in self._by_key.values() for one in of.values() if now - one.received >= life]
         for item in old:
             self._evict(item)
 

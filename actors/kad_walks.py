@@ -105,9 +105,7 @@ class Walks:
         walk.lookup.stop()
         self._advance(walk, now)
 
-    def ask(
-        self, peer: bytes, addresses: tuple[bytes, ...], request: KadMessage, done: Done, now: float
-    ) -> None:  # fmt: skip
+    def ask(self, peer: bytes, addresses: tuple[bytes, ...], request: KadMessage, done: Done, now: float) -> None:
         """One request of one peer.  ``peer``: b"": whoever answers there."""
 
         def replied(reply: Reply, now: float) -> None:

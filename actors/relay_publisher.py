@@ -113,8 +113,8 @@ class RelayPublisher:
                 task.due, task.failures = now, 0
 
     def next_deadline(self) -> float | None:
-        tasks = (self._provide, self._put)
-        return min((one.due for one in tasks if one.due is not None and not one.running), default=None)
+        times = [one.due for one in (self._provide, self._put) if one.due is not None and not one.running]
+        return min([*times, self._expires_at]) if self.envelope else None
 
     def handle_deadline(self, now: float) -> None:
         if self.envelope and self._expires_at <= now:
@@ -138,7 +138,8 @@ class RelayPublisher:
                 task.failures = 0
                 self._counts["published"] += publish(walk, now)
                 left = (self._expires_at - now) * _REFRESH_AT if task is self._put else self._policy.look
-                task.due = now + min(self._policy.look, left) * (1 - _JITTER * self._jitter())
+                wait = min(self._policy.look, left) * (1 - _JITTER * self._jitter())
+                task.due = now + max(wait, self._policy.least)
                 return
             task.failures += 1
             self._counts["publishing failed"] += 1

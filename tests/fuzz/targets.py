@@ -15,12 +15,30 @@ from typing import Any
 
 import msgspec
 
+from actors.dht_advertiser import DHTAdvertiser
+from actors.record_store import MemoryStore
 from actors.settings import PREFIX, SettingsError, load_settings
-from protocol import codec, envelope, identify, messages, multistream, noise, perf, ping, relay_hop, relay_stop, wire
+from protocol import (
+    codec,
+    envelope,
+    identify,
+    kad,
+    messages,
+    multiaddr_form,
+    multistream,
+    noise,
+    perf,
+    ping,
+    relay_hop,
+    relay_stop,
+    service_messages,
+    wire,
+)
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.identity import Identity, PeerId, PublicKey
 from protocol.machine import MAX_TRAILING, Machine
 from protocol.yamux import HEADER, INITIAL_WINDOW
+from tests.support.descriptors import validate
 from tests.support.peers import MemoryPeer, MemoryRelay, seeded
 
 Target = Callable[[bytes], None]
@@ -194,6 +212,31 @@ def actor_messages(data: bytes) -> None:
         pass
 
 
+def kademlia(data: bytes) -> None:
+    """Requests and answers of anybody, and what a server does with the former."""
+    try:
+        request = kad.decode_request(data)
+    except RemoteProtocolError:
+        pass
+    else:
+        assert kad.decode_request(kad.encode(request)).type is request.type
+    stream = service_messages.StreamMessage("forwarder/0", 1, PEER.bytes, "8.8.8.8", kad.PROTOCOL, data)
+    core = DHTAdvertiser("dht", STATIC.identity.peer_id, validate, bytes, MemoryStore())
+    core.handle(service_messages.ForwarderReady("forwarder/0", ()), 1.0)
+    answers = [send.message for send in core.handle(stream, 2.0)]
+    assert any(isinstance(one, service_messages.StreamAnswer) for one in answers)
+    for kind in kad.MessageType:
+        asked = kad.KadMessage(kind, data[:40] or b"k")
+        try:
+            answer = kad.decode_answer(data, asked)
+        except RemoteProtocolError:
+            continue
+        assert len(answer.closer) <= kad.MAX_CLOSER and len(answer.providers) <= kad.MAX_PROVIDERS
+    if multiaddr_form.is_multiaddr(data):
+        multiaddr_form.is_tcp(data)
+        multiaddr_form.ip_of(data)
+
+
 class _Foreign(msgspec.Struct):
     name: str
     number: int
@@ -365,6 +408,7 @@ TARGETS: dict[str, Target] = {
     "sealed contents": sealed_contents,
     "actor messages": actor_messages,
     "foreign msgpack": foreign_msgpack,
+    "kademlia": kademlia,
     "settings": settings_text,
     "raw connection": raw_connection,
     "sealed connection": sealed_connection,
@@ -387,6 +431,17 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "peer ids": (PEER.bytes, str(PEER).encode()),
     "envelopes": (envelope.seal_voucher(STATIC.identity, PEER, 1), envelope.seal_peer_record(STATIC.identity, 1, ())),
     "actor messages": (codec.encode(codec.Envelope("a", "b", messages.ReportWanted())),),
+    "kademlia": (
+        kad.encode(kad.KadMessage(kad.MessageType.FIND_NODE, b"k" * 34)),
+        kad.encode(
+            kad.KadMessage(
+                kad.MessageType.ADD_PROVIDER,
+                b"k" * 34,
+                providers=(kad.KadPeer(PEER.bytes, (b"\x04\x08\x08\x08\x08\x06\x0f\xa1",)),),
+            )
+        ),
+        kad.encode(kad.KadMessage(kad.MessageType.PUT_VALUE, b"k", kad.KadRecord(b"k", b"value", "2026"))),
+    ),
     "settings": (b"circuit_data = 1\nlisten = ['/ip4/0.0.0.0/tcp/0']", b"/ip4/1.2.3.4/tcp/70000", b"json=maybe"),
     "sealed connection": (b"\x0c\0\0\0" + HEADER.pack(1, 5, 0) + HEADER.pack(1 << 16 | 1, 7, 0) + bytes(12),),
 }

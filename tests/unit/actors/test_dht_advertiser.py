@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from actors.actor import Send
@@ -41,8 +42,13 @@ class Driver:
         options.setdefault("bootstrap", ((ALICE.peer_id.bytes, (THERE,)),))
         self.store = MemoryStore()
         self.core = DHTAdvertiser(
-            "dht", OWN.peer_id, validate, random.Random(7).randbytes, self.store, **options  # type: ignore[arg-type]
-        )  # fmt: skip
+            "dht",
+            OWN.peer_id,
+            validate,
+            random.Random(7).randbytes,
+            self.store,
+            **options,  # type: ignore[arg-type]
+        )
         self.sends: list[Send] = []
         self.post(READY)
         if joined:
@@ -160,7 +166,7 @@ def test_joining_is_tried_again_ever_more_rarely() -> None:
             wanted = driver.take()
             times.append(driver.now)
             driver.post(StreamOver("forwarder/0", 0, wanted.peer, wanted.protocol, "dial", "", wanted.request_id))
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert gaps[-1] > 5 * gaps[0] and max(gaps) <= 1800 + 10
 
 
@@ -249,7 +255,7 @@ def test_searches_in_vain_are_ever_rarer() -> None:
         driver.wait(10.0)
     assert len(driver.said(RelaysSearched)) == 399
     assert len(searched) < 15
-    gaps = [later - earlier for earlier, later in zip(searched, searched[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(searched)]
     assert gaps[-1] > 10 * gaps[0]
     assert any("searched again" in one.problem for one in driver.said(RelaysSearched))  # type: ignore[attr-defined]
 

@@ -79,8 +79,8 @@ def test_an_address_is_dialled_without_its_peer_and_once() -> None:
 
 
 def test_few_addresses_of_a_peer_are_dialled() -> None:
-    many = [binary(f"/ip4/1.2.3.4/tcp/{port}") for port in range(1, 100)]
-    assert to_dial(many, Scope.GLOBAL) == tuple(many[:MAX_DIALLED])
+    many = tuple(binary(f"/ip4/1.2.3.4/tcp/{port}") for port in range(1, 100))
+    assert to_dial(many, Scope.GLOBAL) == many[:MAX_DIALLED]
 
 
 def test_a_peer_is_believed_where_it_was_met() -> None:

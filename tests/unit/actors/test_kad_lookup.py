@@ -164,7 +164,7 @@ def test_a_crowd_of_liars_that_tell_only_of_each_other_does_not_hide_the_honest(
     crowd = {node.peer: node for node in crowd_nodes}
     everyone = nodes | crowd
     good = honest(nodes)
-    seed = list(nodes)[0]
+    seed = next(iter(nodes))
 
     def answer(node: Node) -> list[KadPeer] | None:
         if node.peer in crowd or node.peer == seed:
@@ -210,10 +210,6 @@ def test_requests_are_bounded_whatever_is_told() -> None:
     def answer(node: Node) -> list[KadPeer]:
         turn[0] += 1
         return fakes(20, lambda number: f"{20 + turn[0] % 200}.{number % 250}.1.1", near=False)
-
-    class Everybody(dict[bytes, Node]):
-        def get(self, peer: bytes, default: Node | None = None) -> Node | None:  # type: ignore[override]
-            return default
 
     lookup = begun(nodes)
     run(lookup, nodes, answer)

@@ -141,8 +141,14 @@ def test_providers_outlive_a_restart() -> None:
 
 
 def put(
-    records: DescriptorRecords, identity: Identity, sequence: int, *, expires_at: float = NOW + HOUR, ip: str = "8.8.8.8", now: float = NOW
-) -> bytes:  # fmt: skip
+    records: DescriptorRecords,
+    identity: Identity,
+    sequence: int,
+    *,
+    expires_at: float = NOW + HOUR,
+    ip: str = "8.8.8.8",
+    now: float = NOW,
+) -> bytes:
     envelope = descriptor(identity, sequence, expires_at)
     records.put(KadRecord(descriptor_key(identity.peer_id), envelope), ip, now)
     return envelope

@@ -123,7 +123,7 @@ def test_closest_are_the_nearest() -> None:
     for number in range(200):
         table.proved(b"peer %d" % number, ADDRESS, f"8.{number}.1.1", 1.0)
     target = keyspace(b"target")
-    expected = sorted((one.place ^ target for one in table))[:20]
+    expected = sorted(one.place ^ target for one in table)[:20]
     assert [one.place ^ target for one in table.closest(target, 20)] == expected
     nearest = table.closest(target, 1)[0]
     assert nearest not in table.closest(target, 20, exclude=(nearest.peer,))
@@ -134,7 +134,7 @@ def test_buckets_nobody_looked_into_are_refreshed_in_turn() -> None:
     assert table.to_refresh(1000.0, 0.5) is None
     assert table.to_refresh(4599.0, 0.5) is None
     assert table.to_refresh(4600.0, 0.5) == 0
-    table.looked_for(keyspace(table.key_at(0, lambda count: bytes(count))), 4600.0)
+    table.looked_for(keyspace(table.key_at(0, bytes)), 4600.0)
     assert table.to_refresh(4601.0, 0.5) is None
     assert RoutingTable(OWN).to_refresh(1e9, 0.0) is None
 
@@ -142,11 +142,11 @@ def test_buckets_nobody_looked_into_are_refreshed_in_turn() -> None:
 @pytest.mark.parametrize("prefix", (0, 1, 5, MAX_REFRESHED))
 def test_a_key_in_a_bucket_is_found(prefix: int) -> None:
     table = RoutingTable(OWN)
-    key = table.key_at(prefix, lambda count: bytes(count))
+    key = table.key_at(prefix, bytes)
     assert common_prefix(keyspace(key), keyspace(OWN)) == prefix
     assert len(key) == 34
     with pytest.raises(ValueError):
-        table.key_at(MAX_REFRESHED + 1, lambda count: bytes(count))
+        table.key_at(MAX_REFRESHED + 1, bytes)
 
 
 class TableMachine(RuleBasedStateMachine):
