@@ -32,7 +32,13 @@ from actors.relay_publisher import PublishPolicy, RelayPublisher
 from actors.relay_search import RelaySearch, SearchPolicy
 from actors.reservations import household
 from protocol import identify, kad
-from protocol.discovery_messages import DescriptorChanged, DhtModeChanged, DiscoveryMessage, RelaysWanted
+from protocol.discovery_messages import (
+    DescriptorChanged,
+    DhtModeChanged,
+    DiscoveryMessage,
+    RelayFound,
+    RelaysWanted,
+)
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
 from protocol.kad_keys import RELAYS, provider_key
@@ -47,7 +53,7 @@ from protocol.service_messages import (
 )
 from protocol.wire import frame
 
-DhtMessage = ServiceMessage | DiscoveryMessage | ActorDown | ActorUp
+DhtMessage = ServiceMessage | DiscoveryMessage | RelayFound | ActorDown | ActorUp
 
 #: Peers that asked us and are asked who they are, at a time; each household as often as once a minute, four at first.
 MAX_IDENTIFYING: Final = 16
@@ -114,6 +120,7 @@ class DHTAdvertiser:
             self.descriptors,
             validate,
             lambda: len(self.table),
+            lambda: self._upkeep.hopeful,
             randomness,
             self._jitter,
             self.counts,
@@ -157,6 +164,8 @@ class DHTAdvertiser:
                 self._tell_server()
             case DhtModeChanged(server=server):
                 self._mode_changed(server)
+            case RelayFound(peer=peer, addresses=addresses):
+                self._upkeep.hint(peer, addresses, now)
             case RelaysWanted():
                 self._search.wanted(message, now)
             case ActorDown(actor=actor):

@@ -12,6 +12,7 @@ Source: Maymounkov and Mazieres, "Kademlia" (2002), 2.3 ("join", "refresh"); lib
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -39,7 +40,8 @@ class UpkeepPolicy:
     """Seconds, unless said otherwise.  ``tick``: between looks at what is to be done.  ``checks``: peers asked at a
     tick whether they are there.  ``few``: peers in the table below which the network is joined anew.  ``settle``: from
     the first peer that answers until we look for ourselves.  ``rejoin``, ``most_rejoin``: after a failure to join,
-    doubling.  ``joiners``: peers that are asked at once to join.  ``near``: between look-ups of ourselves.  ``save``:
+    doubling.  ``joiners``: peers that are asked at once to join.  ``hints``:
+    of our own network that are remembered for that.  ``near``: between look-ups of ourselves.  ``save``:
     between savings, of ``saved`` peers."""
 
     tick: float = 30.0
@@ -49,6 +51,7 @@ class UpkeepPolicy:
     rejoin: float = 15.0
     most_rejoin: float = 1800.0
     joiners: int = 16
+    hints: int = 8
     near: float = 1800.0
     save: float = 600.0
     saved: int = 64
@@ -87,6 +90,7 @@ class Upkeep:
         self._policy = policy or UpkeepPolicy()
         self._deadlines = Deadlines()
         self._saved: list[_Saved] = []
+        self._hints: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
         self._asked = 0
         self._failures = 0
         self._settled = False
@@ -105,6 +109,22 @@ class Upkeep:
     def reachable(self, now: float) -> None:
         """There is a forwarder after there was none."""
         self._deadlines.set("join", now + self._jitter() * self._policy.settle, self._join)
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether there is anybody to join by."""
+        return bool(len(self._table) or self._bootstrap or self._hints or self._saved)
+
+    def hint(self, peer: bytes, addresses: tuple[bytes, ...], now: float) -> None:
+        """Somebody on our own network, who may be in the DHT: a way to join it without a list."""
+        if peer == self._own or self._hints.get(peer) == addresses:
+            return
+        self._hints[peer] = addresses
+        self._hints.move_to_end(peer)
+        while len(self._hints) > self._policy.hints:
+            self._hints.popitem(last=False)
+        if len(self._table) < self._policy.few and not self._asked:
+            self._deadlines.set("join", now + self._jitter() * self._policy.settle, self._join)
 
     def met(self, now: float) -> None:
         """The table may have its first peer."""
@@ -125,7 +145,7 @@ class Upkeep:
             return
         known = [(one.peer, one.addresses) for one in self._saved]
         request = KadMessage(MessageType.FIND_NODE, self._own)
-        for peer, addresses in [*self._bootstrap, *known][: self._policy.joiners]:
+        for peer, addresses in [*self._bootstrap, *self._hints.items(), *known][: self._policy.joiners]:
             if peer != self._own and peer not in self._table:
                 self._asked += 1
                 self._walks.ask(peer, addresses, request, self._answered, now)

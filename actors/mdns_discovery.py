@@ -53,7 +53,7 @@ class _Peer:
 
 
 class MdnsDiscovery:
-    """See the module.  ``directory``: the actor that is told of peers.  ``relaying``: this node is to be found.
+    """See the module.  ``told``: the actors that hear of peers unasked.  ``relaying``: this node is to be found.
     ``loopback``: its own host's loopback is a network like others (for tests).
 
     ``instance``: the name that it answers for.  ``announcement``: the TXT record to publish, b"": none."""
@@ -62,7 +62,7 @@ class MdnsDiscovery:
         self,
         name: str,
         own: PeerId,
-        directory: str,
+        told: Sequence[str],
         randomness: Callable[[int], bytes],
         addresses: Sequence[bytes] = (),
         *,
@@ -74,7 +74,7 @@ class MdnsDiscovery:
         self.refused = 0
         self._name = name
         self._own = own
-        self._directory = directory
+        self._told = tuple(told)
         self._relaying = relaying
         self._loopback = loopback
         self._peers: OrderedDict[bytes, _Peer] = OrderedDict()
@@ -101,7 +101,7 @@ class MdnsDiscovery:
                 ]
             case AddressesChanged(addresses=addresses):
                 self._announce(addresses)
-            case ActorUp(actor=actor) if actor == self._directory:
+            case ActorUp(actor=actor) if actor in self._told:
                 return [Send(actor, RelayFound(SOURCE, peer, one.addresses)) for peer, one in self._peers.items()]
         return []
 
@@ -160,11 +160,11 @@ class MdnsDiscovery:
         if not new:
             return []
         return [
-            Send(self._directory, RelayFound(SOURCE, peer, addresses)),
+            *(Send(name, RelayFound(SOURCE, peer, addresses)) for name in self._told),
             *(
                 Send(asked.asker, RelayFound(SOURCE, peer, addresses, b"", asked.request_id))
                 for _, asked in self._searches
-                if asked.asker != self._directory
+                if asked.asker not in self._told
             ),
         ]
 

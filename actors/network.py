@@ -111,7 +111,7 @@ def directory(surroundings: Surroundings, settings: Settings, own: bytes) -> Par
 
 def mdns(surroundings: Surroundings, settings: Settings, own: bytes, addresses: tuple[bytes, ...]) -> Part:
     actor = MdnsDiscovery(
-        surroundings.name, PeerId(own), DIRECTORY, random_bytes, addresses, loopback=settings.private_network
+        surroundings.name, PeerId(own), [DIRECTORY, DHT], random_bytes, addresses, loopback=settings.private_network
     )
     port = Multicast(actor, surroundings.post, name=surroundings.name)
     port.start()

@@ -83,7 +83,8 @@ class _Search:
 
 
 class RelaySearch:
-    """``own``: our peer id's bytes.  ``known()``: how many peers the routing table has.  ``jitter()``: 0 to 1, random.
+    """``own``: our peer id's bytes.  ``known()``: how many peers the routing table has.  ``hopeful()``: whether it may
+    have some by and by.  ``jitter()``: 0 to 1, random.
 
     ``sends``: what is to be sent, taken by the actor."""
 
@@ -95,6 +96,7 @@ class RelaySearch:
         descriptors: DescriptorRecords,
         validate: Validate,
         known: Callable[[], int],
+        hopeful: Callable[[], bool],
         randomness: Callable[[int], bytes],
         jitter: Callable[[], float],
         counts: Counter[str],
@@ -107,6 +109,7 @@ class RelaySearch:
         self._descriptors = descriptors
         self._validate = validate
         self._known = known
+        self._hopeful = hopeful
         self._randomness = randomness
         self._jitter = jitter
         self._counts = counts
@@ -129,6 +132,10 @@ class RelaySearch:
             wait = self._not_before - now
             problem = "" if not self._in_vain else f"nothing was found; the DHT is searched again in {wait:.0f} s"
             self._tell_end(asker.name, asker.request_id, problem)
+            return
+        if self._search is None and not self._hopeful():
+            self._tell_remembered(asker, now)
+            self._tell_end(asker.name, asker.request_id, "nobody is known by whom to join the DHT (public_relays)")
             return
         self._askers.append(asker)
         if self._search is None:

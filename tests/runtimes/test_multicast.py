@@ -25,7 +25,7 @@ class Member:
     def __init__(self, name: str, *addresses: bytes) -> None:
         self.peer = Identity.from_seed(seeded(name)).peer_id
         self.heard: asyncio.Queue[TxtHeard] = asyncio.Queue()
-        self.actor = MdnsDiscovery("mdns", self.peer, "directory", random_bytes, addresses, loopback=True)
+        self.actor = MdnsDiscovery("mdns", self.peer, ["directory"], random_bytes, addresses, loopback=True)
         self.port = Multicast(self.actor, self._said, name="mdns")
         self.port.start()
 

@@ -261,12 +261,30 @@ def test_searches_in_vain_are_ever_rarer() -> None:
 
 
 def test_an_asker_hears_why_nothing_is_found() -> None:
-    driver = Driver(bootstrap=())
+    driver = Driver()
     driver.post(RelaysWanted(1, "directory", 5.0))
     assert driver.said(RelaysSearched) == []
     driver.wait(5.0)
     (over,) = driver.said(RelaysSearched)
     assert "no peer of the DHT" in over.problem  # type: ignore[attr-defined]
+
+
+def test_one_who_knows_nobody_is_not_waited_for() -> None:
+    driver = Driver(bootstrap=())
+    driver.post(RelaysWanted(1, "directory", 5.0))
+    (over,) = driver.said(RelaysSearched)
+    assert "nobody is known by whom to join" in over.problem  # type: ignore[attr-defined]
+
+
+def test_a_relay_of_this_network_is_a_way_to_join() -> None:
+    driver = Driver(bootstrap=())
+    driver.wait(5.0)
+    assert driver.wanted_last() is None
+    peer = Identity.from_seed(seeded("neighbour")).peer_id.bytes
+    driver.post(RelayFound("mdns", peer, (b"\x04\xc0\xa8\x01\x05\x06\x0f\xa1",)))
+    driver.wait(30.0)
+    wanted = driver.wanted_last()
+    assert wanted is not None and wanted.peer == peer
 
 
 def test_a_search_waits_for_the_first_peer() -> None:

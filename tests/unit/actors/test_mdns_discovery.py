@@ -26,7 +26,7 @@ def peer(number: int) -> PeerId:
 
 
 def discovery(*addresses: bytes, **more: Any) -> MdnsDiscovery:
-    return MdnsDiscovery("mdns", OWN, "directory", lambda n: (seeded("name") * 2)[:n], addresses, **more)
+    return MdnsDiscovery("mdns", OWN, ["directory"], lambda n: (seeded("name") * 2)[:n], addresses, **more)
 
 
 def heard(number: int, *addresses: bytes, ttl: float = 120.0) -> TxtHeard:
