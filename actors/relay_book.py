@@ -27,11 +27,14 @@ MAX_ADDRESSES: Final = 8
 #: Sources whose addresses may be private ones: mDNS is of this network, and a person has written the others.
 LOCAL: Final = frozenset({"mdns", "public"})
 
+#: Answers of those that are of no use now.
+USELESS: Final = frozenset({"unreachable", "norelay"})
+
 
 @dataclass(slots=True)
 class KnownRelay:
     """``origin``: the source that it counts for.  ``sources``: when each told of it last.  ``descriptor``: verified,
-    None: none was told.  ``latency``: seconds, of the last probe that came back.  ``answer``: as FoundRelay says it.
+    None: none was told.  ``latency``: seconds, of the last probe that came back.  ``answer``: as ProbeResult says it.
     ``retry_at``: when it asked to be asked again.  ``probed_at``, ``reached_at``: 0.0: never."""
 
     peer: bytes
@@ -116,12 +119,12 @@ class RelayBook:
 
     def _push_out(self, among: Iterable[KnownRelay], reason: str) -> bool:
         """Forget the one that was told longest ago of those that never served; False: all did."""
-        useless = [one for one in among if not one.reached_at]
+        useless = [one for one in among if not one.reached_at or one.answer == "norelay"]
         if not useless:
             self.refused[reason] += 1
             return False
         # One that was tried in vain before one that was not tried.
-        worst = min(useless, key=lambda one: (one.answer != "unreachable", max(one.sources.values(), default=0.0)))
+        worst = min(useless, key=lambda one: (one.answer not in USELESS, max(one.sources.values(), default=0.0)))
         del self.relays[worst.peer]
         self.refused[reason] += 1
         return True

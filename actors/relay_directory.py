@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from actors.actor import Send
-from actors.relay_book import KnownRelay, RelayBook
+from actors.relay_book import USELESS, KnownRelay, RelayBook
 from actors.relay_probe import ProbeResult, Probes
 from protocol.descriptor import open_descriptor
 from protocol.discovery_messages import (
@@ -348,7 +348,7 @@ class RelayDirectory:
         found = []
         for known in self.book.relays.values():
             known.forget_stale(now)
-            if known.answer == "unreachable":
+            if known.answer in USELESS:
                 continue
             rating = scores.get(known.peer)
             found.append((self._rank(known, rating, now), _told(known, rating, now)))
@@ -396,7 +396,7 @@ class RelayDirectory:
         self._changed_at = None
         if self._cache is None:
             return
-        kept = [one for one in self.book.relays.values() if one.reached_at]
+        kept = [one for one in self.book.relays.values() if one.reached_at and one.answer not in USELESS]
         kept.sort(key=lambda one: -one.reached_at)
         self._cache.save(
             [CachedRelay(one.peer, one.addresses, one.envelope, one.latency, one.reached_at) for one in kept[:SAVED]]

@@ -33,7 +33,8 @@ MAX_RETRY: Final = 86_400
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
     """``latency``: seconds, None: it was not reached.  ``answer``: as FoundRelay says it; ``unprobed``: it is there,
-    and was not asked, or we could not ask.  ``reason``: why not, for the log."""
+    and was not asked, or we could not ask; ``norelay``: it is there, and does not relay.  ``reason``: why not, for the
+    log."""
 
     peer: bytes
     latency: float | None
@@ -128,6 +129,8 @@ class Probes:
             return None
         if message.code in ("gone", "limit"):
             return self._end(probe, "unprobed", reason=message.reason)  # not its fault
+        if probe.latency is not None and message.code == "protocol":
+            return self._end(probe, "norelay", reason=message.reason)
         if probe.latency is not None:
             return self._end(probe, "refuses", reason=message.reason or "it does not answer")
         return self._end(probe, "unreachable", reason=message.reason or message.code)

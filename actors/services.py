@@ -5,7 +5,8 @@ messages here, and these go to the service one by one: the next when it has answ
 connection that there is or one that is dialled for it.
 
 What a peer may lay up: its window on each stream, ``MAX_BUFFERED`` bytes on all, ``MAX_STREAMS_PER_CONNECTION`` and
-``MAX_STREAMS`` streams, each for as long as the service and the peer answer each other in time.
+``MAX_STREAMS`` streams, each for as long as the service and the peer answer each other in time.  When there are so many,
+the one that has said nothing for longest makes room for the next.
 
 Streams of services are not handed over to another forwarder: they end, and their services ask again.
 """
@@ -45,6 +46,9 @@ MAX_STREAMS: Final = 2048
 #: Seconds between two messages of a peer, and for an answer of the service.  go-libp2p's DHT keeps a stream for the
 #: next request for as long (dhtStreamIdleTimeout).
 IDLE: Final = 60.0
+
+#: Seconds until the first message of a stream that a peer opened: it has it, or it would not have opened the stream.
+FIRST: Final = 10.0
 
 #: Protocols that one service may speak.
 MAX_PROTOCOLS: Final = 16
@@ -184,6 +188,8 @@ class Services:
         self._changed = changed
         self._refusals = refusals
         self._spoken: dict[str, str] = {}
+        #: Streams of peers that have said nothing yet, the oldest first.
+        self._silent: dict[int, ServiceStream] = {}
         self._streams: dict[int, ServiceStream] = {}
         self._requests: set[Request] = set()
         self._buffered = 0
@@ -266,12 +272,17 @@ class Services:
     def _asked(self, protocol: str, stream: Stream) -> StreamOwner:
         owners = (one.owner for one in stream.session.streams.values())
         held = sum(isinstance(owner, ServiceStream) and not owner.request_id for owner in owners)
+        if len(self._streams) >= MAX_STREAMS and self._silent:
+            self.over(next(iter(self._silent.values())), "limit", "others have something to say")
         if held >= MAX_STREAMS_PER_CONNECTION or len(self._streams) >= MAX_STREAMS:
             raise RemoteProtocolError("too many streams of services", "max_service_streams")
         service = self._spoken.get(protocol)
         if service is None:
             raise RemoteProtocolError(f"{protocol} is no longer spoken here", "gone")
-        return self._begin(ServiceStream(self, stream, service, protocol))
+        owner = self._begin(ServiceStream(self, stream, service, protocol))
+        self._silent[owner.number] = owner
+        self._await(owner, self._clock() + FIRST)
+        return owner
 
     def _begin(self, stream: ServiceStream) -> ServiceStream:
         self._streams[stream.number] = stream
@@ -285,7 +296,8 @@ class Services:
 
     def _late(self, stream: ServiceStream) -> None:
         whose = "the peer" if stream.due else stream.service
-        self.over(stream, "timeout", f"{whose} said nothing in {stream.timeout:g} s")
+        seconds = FIRST if stream.number in self._silent else stream.timeout
+        self.over(stream, "timeout", f"{whose} said nothing in {seconds:g} s")
 
     def buffered(self, size: int, stream: ServiceStream) -> None:
         """So much more waits on ``stream``; RemoteProtocolError when that is too much in all, and it is over."""
@@ -297,6 +309,7 @@ class Services:
 
     def pass_on(self, stream: ServiceStream, payload: bytes) -> None:
         link: Link = stream.stream.session.connection.owner
+        self._silent.pop(stream.number, None)
         self._await(stream, self._clock() + stream.timeout)
         self._post(
             stream.service,
@@ -345,6 +358,7 @@ class Services:
 
     def _end(self, stream: ServiceStream, *, finish: bool = False) -> None:
         del self._streams[stream.number]
+        self._silent.pop(stream.number, None)
         self._buffered -= stream.waiting
         stream.waiting = 0
         self._deadlines.cancel(stream)

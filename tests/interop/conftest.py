@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, product
@@ -123,9 +123,10 @@ def start_peer(cache: Path, built: Callable[[str], None], logs: Callable[[str], 
     """Starts a peer of its own for one test, or many in one process."""
     with ExitStack() as stack:
 
-        def start(implementation: str, count: int = 1) -> Peer:
+        def start(implementation: str, count: int = 1, within: Sequence[str] = ()) -> Peer:
             built(implementation)
-            return stack.enter_context(running(implementation, cache, logs(f"{implementation}.log"), count))
+            log = logs(f"{implementation}.log")
+            return stack.enter_context(running(implementation, cache, log, count, within))
 
         yield start
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,14 +41,17 @@ CHANGES = ("upgraded", "upgrade_failed", "restarted", "restart_failed")
 
 
 class Node:
-    """A running relay. `peer_id` and `addresses` (full multiaddrs) are what its ready line told."""
+    """A running relay. `peer_id` and `addresses` (full multiaddrs) are what its ready line told. `within`: what to
+    put before its command, so that it runs elsewhere (tests/support/lan.py)."""
 
-    def __init__(self, data_dir: Path, *, listen: str = LOOPBACK, **settings: str | int) -> None:
+    def __init__(
+        self, data_dir: Path, *, listen: str = LOOPBACK, within: Sequence[str] = (), **settings: str | int
+    ) -> None:
         flags = {"listen": listen, "data-dir": str(data_dir), **OPEN_LIMITS}
         flags.update({name.replace("_", "-"): str(value) for name, value in settings.items()})
         other = os.environ.get("DESCORD_INTEROP_RELAY")
         command = shlex.split(other) if other else [sys.executable, "-m", "actors.node"]
-        command.append("--json")
+        command = [*within, *command, "--json"]
         for name, value in flags.items():
             command += [f"--{name}", value]
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -91,10 +91,18 @@ class Peer:
     """A running peer. `peer_id`, `implementation` and `version` are what its ready line told.
 
     `count`: how many peers the process is (go alone); `peer_ids` are theirs, and a command's `as_` says whose it is.
+    `within`: what to put before its command, so that it runs elsewhere (tests/support/lan.py).
     """
 
     def __init__(
-        self, implementation: str, cache: Path, log: Path, *, seed: bytes | None = None, count: int = 1
+        self,
+        implementation: str,
+        cache: Path,
+        log: Path,
+        *,
+        seed: bytes | None = None,
+        count: int = 1,
+        within: Sequence[str] = (),
     ) -> None:
         self.log = log
         self._inbox = _Inbox()
@@ -105,7 +113,7 @@ class Peer:
             environment["DESCORD_PEER_SEED"] = seed.hex()
         if count != 1:
             environment["DESCORD_PEER_COUNT"] = str(count)
-        self._process = _spawn(["sh", str(HERE / implementation / "run.sh"), str(cache)], environment, log)
+        self._process = _spawn([*within, "sh", str(HERE / implementation / "run.sh"), str(cache)], environment, log)
         self._reader = threading.Thread(target=self._read, name=f"{implementation} peer", daemon=True)
         self._reader.start()
         try:
@@ -216,9 +224,9 @@ class Peer:
 
 
 @contextmanager
-def running(implementation: str, cache: Path, log: Path, count: int = 1) -> Iterator[Peer]:
+def running(implementation: str, cache: Path, log: Path, count: int = 1, within: Sequence[str] = ()) -> Iterator[Peer]:
     """A peer, or `count` in one process, for the length of a with block."""
-    peer = Peer(implementation, cache, log, count=count)
+    peer = Peer(implementation, cache, log, count=count, within=within)
     try:
         yield peer
     finally:

@@ -67,6 +67,7 @@ func (p *interopPeer) commands() map[string]handler {
 		"raw_close":       p.rawClose,
 		"raw_end":         p.rawEnd,
 		"stop_raw":        p.stopRaw,
+		"mdns":            p.startMDNS,
 		"dht_join":        p.joinDHT,
 		"dht_peers":       p.dhtPeers,
 		"provide":         p.provide,

@@ -19,6 +19,7 @@ import { describe, emit, serveCommands } from './control.mjs'
 import { echoHalfClose, flood, HALF_CLOSE, LISTENERS, pull, PULL, push, PUSH, stall, STALL } from './traffic.mjs'
 import { dhtCommands } from './dht.mjs'
 import { HopMessage } from './hop-message.mjs'
+import { mdnsCommands } from './mdns.mjs'
 
 const CIRCUIT = '/p2p-circuit'
 const STREAMS = { runOnLimitedConnection: true, maxInboundStreams: 4096, maxOutboundStreams: 4096 }
@@ -134,6 +135,7 @@ async function refresh ({ relay }) {
 
 const commands = {
   ...dhtCommands(node),
+  ...mdnsCommands(node),
   async reserve ({ relay }) {
     const relayId = relayIdOf(relay)
     if (reservations.hasReservation(relayId)) {

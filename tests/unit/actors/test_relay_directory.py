@@ -52,7 +52,8 @@ FORWARDER = "forwarder/0"
 
 @dataclass
 class Relay:
-    """``answer``: grant, full, denied, silent (it never answers RESERVE), gone (nobody is there), odd (junk)."""
+    """``answer``: grant, full, denied, silent (it never answers RESERVE), gone (nobody is there), odd (junk), none (it
+    does not speak HOP)."""
 
     number: int
     latency: float = 0.05
@@ -155,6 +156,10 @@ class Town:
         relay.asked[wanted.protocol] += 1
         stream = next(self.streams)
         self.speaking[stream] = wanted
+        if relay.answer == "none" and wanted.protocol == relay_hop.PROTOCOL:
+            no = StreamOver(FORWARDER, 0, wanted.peer, wanted.protocol, "protocol", "na", wanted.request_id)
+            self.after(relay.latency, lambda: self._hear(no))
+            return
         if relay.answer == "silent" and wanted.protocol == relay_hop.PROTOCOL:
             late = StreamOver(FORWARDER, stream, wanted.peer, wanted.protocol, "timeout", "late", wanted.request_id)
             self.after(wanted.timeout, lambda: self._hear(late))
@@ -232,6 +237,16 @@ def test_all_sources_are_asked_and_the_best_come_first() -> None:
     assert not answer.problems
     kinds = {(town.relays[one.peer].number, one.kind) for one in town.observed if one.peer in town.relays}
     assert kinds == {(n, "probe") for n in (0, 1, 2, 3, 5, 6)} | {(4, "unreachable")}
+
+
+def test_a_peer_that_does_not_relay_is_not_told() -> None:
+    """Whoever answers mDNS is a peer; only some are relays."""
+    disk, relays = Disk(), [Relay(0, answer="none"), Relay(1)]
+    town = Town(relays, {"mdns": ([relay.found("mdns", signed=False) for relay in relays], 0.2)}, disk)
+    town.ask()
+    town.run(SAVE_INTERVAL * 2)
+    assert town.best() == [(1, "reserves")]
+    assert [one.peer for one in disk.kept] == [relays[1].peer]
 
 
 def test_a_full_relay_is_left_alone_until_it_said() -> None:

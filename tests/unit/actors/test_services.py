@@ -9,7 +9,7 @@ from actors.dialling import STAGGER
 from actors.links import ForwarderPolicy
 from actors.moves import may_move
 from actors.refusals import STREAM_ERROR
-from actors.services import IDLE, MAX_MESSAGE, MAX_STREAMS_PER_CONNECTION
+from actors.services import FIRST, IDLE, MAX_MESSAGE, MAX_STREAMS_PER_CONNECTION
 from protocol import identify, ping
 from protocol.messages import ActorDown, ActorUp
 from protocol.service_messages import (
@@ -187,6 +187,24 @@ def test_a_peer_has_so_many_streams() -> None:
     assert not other.reset and [one.payload for one in heard(relay, StreamMessage)] == [b"hello"]
 
 
+def test_those_who_say_nothing_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "MAX_STREAMS", 6)
+    relay = served()
+    idle, honest = MemoryPeer("idle"), MemoryPeer("honest")
+    relay.attach(idle)
+    relay.attach(honest)
+    silent = [idle.open(KAD) for _ in range(6)]
+    relay.run()
+    asked = [honest.open(KAD, frame(b"question")) for _ in range(6)]
+    relay.run()
+    assert [stream.reset for stream in silent] == [True] * 6 and not any(stream.reset for stream in asked)
+    assert len(heard(relay, StreamMessage)) == 6
+    late = idle.open(KAD, frame(b"one too many"))
+    relay.run()
+    assert late.reset, "all that there are have something to say"
+    assert len(relay.forwarder.services) == 6
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_stream_on_which_nothing_is_said_ends(asked: bool) -> None:
     """Whoever is silent: eleven such streams lock another implementation's DHT."""
@@ -195,7 +213,7 @@ def test_a_stream_on_which_nothing_is_said_ends(asked: bool) -> None:
     relay.attach(alice)
     stream = alice.open(KAD, frame(b"question") if asked else b"")
     relay.run()
-    relay.advance(IDLE + 1)
+    relay.advance((IDLE if asked else FIRST) + 1)
     assert stream.reset and not len(relay.forwarder.services)
     (over,) = heard(relay, StreamOver)
     assert over.code == "timeout" and ("service said nothing" if asked else "the peer said nothing") in over.reason
