@@ -5,8 +5,8 @@ messages here, and these go to the service one by one: the next when it has answ
 connection that there is or one that is dialled for it.
 
 What a peer may lay up: its window on each stream, ``MAX_BUFFERED`` bytes on all, ``MAX_STREAMS_PER_CONNECTION`` and
-``MAX_STREAMS`` streams, each for as long as the service and the peer answer each other in time.  When there are so many,
-the one that has said nothing for longest makes room for the next.
+``MAX_STREAMS`` streams, each for as long as the service and the peer answer each other in time.  When there are so
+many, the one that has said nothing for longest makes room for the next.
 
 Streams of services are not handed over to another forwarder: they end, and their services ask again.
 """
