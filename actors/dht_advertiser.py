@@ -164,8 +164,8 @@ class DHTAdvertiser:
                 self._tell_server()
             case DhtModeChanged(server=server):
                 self._mode_changed(server)
-            case RelayFound(peer=peer, addresses=addresses):
-                self._upkeep.hint(peer, addresses, now)
+            case RelayFound(source=source, peer=peer, addresses=addresses):
+                self._upkeep.hint(peer, addresses, now, configured=source == "public")
             case RelaysWanted():
                 self._search.wanted(message, now)
             case ActorDown(actor=actor):

@@ -115,14 +115,19 @@ class Upkeep:
         """Whether there is anybody to join by."""
         return bool(len(self._table) or self._bootstrap or self._hints or self._saved)
 
-    def hint(self, peer: bytes, addresses: tuple[bytes, ...], now: float) -> None:
-        """Somebody on our own network, who may be in the DHT: a way to join it without a list."""
-        if peer == self._own or self._hints.get(peer) == addresses:
+    def hint(self, peer: bytes, addresses: tuple[bytes, ...], now: float, *, configured: bool = False) -> None:
+        """Somebody who may be in the DHT, and a way into it: of our own network, or ``configured`` by a person, which
+        no number of others pushes out."""
+        if configured:
+            others = [one for one in self._bootstrap if one[0] != peer]
+            self._bootstrap = [*others, (peer, addresses)][-self._policy.joiners :]
+        elif peer != self._own and self._hints.get(peer) != addresses:
+            self._hints[peer] = addresses
+            self._hints.move_to_end(peer)
+            while len(self._hints) > self._policy.hints:
+                self._hints.popitem(last=False)
+        else:
             return
-        self._hints[peer] = addresses
-        self._hints.move_to_end(peer)
-        while len(self._hints) > self._policy.hints:
-            self._hints.popitem(last=False)
         if len(self._table) < self._policy.few and not self._asked:
             self._deadlines.set("join", now + self._jitter() * self._policy.settle, self._join)
 

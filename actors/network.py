@@ -4,6 +4,7 @@
     directory   RelayDirectory      every relay that is known, tried and rated
     issuer      DescriptorIssuer    what this relay says of itself
     mdns        MdnsDiscovery       relays on the same network
+    public      PublicRelays        relays that a person has configured
 
 They are made the same way on every runtime (actors/runtime/spec.py).  On Ray, DHTAdvertiser has a process of its own,
 for strangers keep it busy; the others live in the node's, for they are asked now and then.
@@ -17,21 +18,22 @@ from collections.abc import Sequence
 from typing import Literal
 
 from actors.dht_advertiser import DHTAdvertiser
-from actors.dial_address import parse_dial_address
 from actors.mdns_discovery import MdnsDiscovery
-from actors.network_names import DHT, DIRECTORY, ISSUER, MDNS, sources
+from actors.network_names import DHT, DIRECTORY, ISSUER, MDNS, PUBLIC, sources
 from actors.own_descriptor import DescriptorIssuer, DescriptorPolicy
 from actors.parts import RELAY_SERVER
 from actors.ports.dht_storage import DhtStorage
 from actors.ports.host import random_bytes
 from actors.ports.multicast import Multicast
+from actors.ports.names import Names
 from actors.ports.relay_cache import RelayCacheFile
+from actors.ports.resolver import Resolver, ResolverPolicy
+from actors.public_relays import PublicRelays
 from actors.record_store import MemoryStore
 from actors.relay_directory import RelayDirectory
 from actors.runtime.spec import ActorSpec, Part, Surroundings
 from actors.self_description import AGENT
 from actors.settings import Settings
-from protocol.addresses import encode_host
 from protocol.descriptor import Terms, open_descriptor
 from protocol.identity import Identity, PeerId
 
@@ -56,17 +58,20 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
     if settings.mdns:
         arguments = {"settings": settings, "own": own, "addresses": tuple(addresses)}
         made[MDNS] = ActorSpec(where + "mdns", arguments, at_home=True)
+    if settings.public_relays:
+        made[PUBLIC] = ActorSpec(where + "public", {"settings": settings}, with_node=True)
     return made
 
 
-def known_relays(settings: Settings) -> list[tuple[bytes, tuple[bytes, ...]]]:
-    """Of public_relays those that are given by IP address: (peer id, binary multiaddrs)."""
-    found: dict[bytes, list[bytes]] = {}
-    for text in settings.public_relays:
-        address = parse_dial_address(text)
-        if not address.named and address.peer is not None:
-            found.setdefault(address.peer.bytes, []).append(encode_host(address.value, address.port))
-    return [(peer, tuple(addresses)) for peer, addresses in found.items()]
+def public(surroundings: Surroundings, settings: Settings) -> Part:
+    actor = PublicRelays(settings.public_relays, [DHT, DIRECTORY])
+    resolver = Resolver(ResolverPolicy(timeout=settings.resolver_timeout))
+    names = Names(actor, resolver, surroundings.post, surroundings.name)
+
+    async def close(grace: float) -> None:
+        await names.close()
+
+    return Part(actor, after_handle=names.look, close=close, drop=names.drop)
 
 
 def dht(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
@@ -82,7 +87,6 @@ def dht(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
         open_descriptor,
         random_bytes,
         store if store is not None else MemoryStore(),
-        bootstrap=known_relays(settings),
         protocol=settings.dht_protocol,
     )
 

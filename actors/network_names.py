@@ -10,6 +10,7 @@ DHT: Final = "dht"
 DIRECTORY: Final = "directory"
 ISSUER: Final = "issuer"
 MDNS: Final = "mdns"
+PUBLIC: Final = "public"
 
 
 def services(settings: Settings) -> tuple[str, ...]:
@@ -19,7 +20,9 @@ def services(settings: Settings) -> tuple[str, ...]:
 
 def sources(settings: Settings) -> tuple[str, ...]:
     """Those that look for relays."""
-    return (DHT, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
+    if not settings.discovery:
+        return ()
+    return (DHT, *((MDNS,) if settings.mdns else ()), *((PUBLIC,) if settings.public_relays else ()))
 
 
 def listeners(settings: Settings) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ Source: https://github.com/multiformats/multiaddr (protocols.csv: ip4 4, tcp 6, 
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 _ip4_tcp = struct.Struct(">B4sBH").pack
 _ip6_tcp = struct.Struct(">B16sBH").pack
@@ -22,11 +22,6 @@ def encode_tcp(address: IPv4Address | IPv6Address, port: int) -> bytes:
             return _ip6_tcp(41, address.packed, 6, port)
         address = mapped
     return _ip4_tcp(4, address.packed, 6, port)
-
-
-def encode_host(address: str, port: int) -> bytes:
-    """The same of an IP address as text.  ValueError when it is none."""
-    return encode_tcp(ip_address(address), port)
 
 
 def decode_tcp(address: bytes) -> tuple[str, int] | None:

@@ -53,6 +53,15 @@ class RelayFound(Message, frozen=True):
     request_id: int = 0
 
 
+class NameResolved(Message, frozen=True):
+    """To PublicRelays, from its port: ``name``, a multiaddr with a name, leads to ``addresses``, multiaddrs with
+    /p2p/PEER and without names.  ``problem``: why it leads nowhere, for a person."""
+
+    name: str
+    addresses: tuple[str, ...]
+    problem: str = ""
+
+
 class RelaysSearched(Message, frozen=True):
     """The search is over.  ``problem``: why it found less than it might, for a person; "" when nothing is known."""
 
@@ -134,6 +143,9 @@ DiscoveryMessage = DescriptorChanged | RelaysWanted | DhtModeChanged
 
 #: To the issuer of descriptors, and to whoever else wants to know.
 ReachabilityMessage = ReachabilityChanged
+
+#: To PublicRelays.
+PublicRelaysMessage = RelaysWanted | NameResolved
 
 #: To the directory of relays.
 DirectoryMessage = RelayFound | RelaysSearched | Ratings | BestRelaysWanted

@@ -14,6 +14,7 @@ from protocol.discovery_messages import (
     DirectoryMessage,
     DiscoveryAnswer,
     DiscoveryMessage,
+    PublicRelaysMessage,
     ReachabilityMessage,
     ReputationMessage,
 )
@@ -339,6 +340,7 @@ Message = (
     | DiscoveryAnswer
     | ReachabilityMessage
     | MdnsMessage
+    | PublicRelaysMessage
 )
 
 #: Messages that go before others in a mailbox: an actor must learn that another fell before it reads that one's words.

@@ -29,6 +29,7 @@ INBOXES = (
     discovery_messages.DiscoveryAnswer,
     discovery_messages.ReachabilityMessage,
     mdns_messages.MdnsMessage,
+    discovery_messages.PublicRelaysMessage,
 )
 
 
