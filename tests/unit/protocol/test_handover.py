@@ -193,7 +193,7 @@ def test_no_field_is_forgotten() -> None:
         "_parity",  # from initiator
     }  # fmt: skip
     assert set(Stream.__slots__) - set(StreamState.__struct_fields__) == {"session", "owner", "out", "circuit"}
-    assert set(Circuit.__slots__) == {"id", "source", "target", "opened_at", "_limit", "reason"}
+    assert set(Circuit.__slots__) == {"id", "source", "target", "opened_at", "overrun", "_limit", "reason"}
     assert set(noise.Handshake.__slots__) == {
         "_private", "_heard", "_pending", "_expected",  # move
         "_error", "_event", "_output",  # empty between turns
