@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Final
 
+from actors.admission import RelayServerPolicy
 from actors.links import ForwarderPolicy
 from actors.ports.endpoint import HostPolicy
-from actors.relay_server import RelayServerPolicy
 from actors.settings import Settings
 from actors.supervisor import RestartPolicy
 from protocol.connection import ConnectionLimits

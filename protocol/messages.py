@@ -19,6 +19,7 @@ from protocol.discovery_messages import (
 )
 from protocol.mdns_messages import MdnsMessage
 from protocol.message_base import Message as _Message
+from protocol.quota_messages import QuotaForwarderMessage, QuotaRelayServerMessage
 from protocol.service_messages import ServiceForwarderMessage, ServiceMessage
 
 # Forwarder -> RelayServer
@@ -51,7 +52,8 @@ class ForwarderReport(_Message, frozen=True):
 
     ``host``: the machine that it runs on.  ``bridges``: where other forwarders reach it: "/unix/PATH" for those of the
     same host, "/ip4/ADDRESS/tcp/PORT" for the others.  ``replaces``: the forwarder whose
-    connections it took over, all that there were.
+    connections it took over, all that there were.  ``serves``, ``rate``: the terms that it goes by
+    (quota_messages.TermsSet).  ``bytes_forwarded``: so far, as in ForwarderCounters.
     """
 
     forwarder: str
@@ -61,6 +63,9 @@ class ForwarderReport(_Message, frozen=True):
     host: str = ""
     bridges: tuple[str, ...] = ()
     replaces: str = ""
+    serves: bool = True
+    rate: float = 0.0
+    bytes_forwarded: int = 0
 
 
 class ReserveAsked(_Message, frozen=True):
@@ -229,7 +234,8 @@ class AddressesChanged(_Message, frozen=True):
 
 class StatusAnswer(_Message, frozen=True):
     """``refusals``: what forwarders counted (actors/refusals.py); ``refused_here``: what RelayServer refused, by the
-    limit that was hit.  A refusal of RelayServer's is in the first by the status that the peer was told."""
+    limit that was hit.  A refusal of RelayServer's is in the first by the status that the peer was told.
+    ``bytes_last_hour``: relayed, as far back as RelayServer knows."""
 
     request_id: int
     reservations: int
@@ -239,6 +245,7 @@ class StatusAnswer(_Message, frozen=True):
     refusals: dict[str, int]
     refused_here: dict[str, int] | None = None
     granted: int = 0
+    bytes_last_hour: int = 0
 
 
 # The runtime -> whoever asked
@@ -309,6 +316,7 @@ RelayServerMessage = (
     | StatusAsked
     | ActorDown
     | ActorUp
+    | QuotaRelayServerMessage
 )
 
 ForwarderMessage = (
@@ -323,6 +331,7 @@ ForwarderMessage = (
     | ActorDown
     | ActorUp
     | ServiceForwarderMessage
+    | QuotaForwarderMessage
 )
 
 MetricsMessage = ForwarderMetrics | ProcessMetrics | StatusAnswer | Undeliverable | ActorDown | ActorUp

@@ -85,11 +85,11 @@ class Switch:
     ``meter``: the quota of this forwarder.
     """
 
-    __slots__ = ("_cap", "_credited", "_step", "arena", "ended", "meter", "window_cap")
+    __slots__ = ("_credited", "_most", "_step", "arena", "ended", "meter", "window_cap")
 
     def __init__(self, arena: Arena, window_cap: int = WINDOW_CAP) -> None:
         self.arena = arena
-        self.window_cap = self._cap = window_cap
+        self.window_cap = self._most = window_cap
         self.ended: list[Circuit] = []
         self.meter = Meter()
         # A grant is worth a frame when it is a good part of the cap, or of what the sender has left.
@@ -99,8 +99,8 @@ class Switch:
     def set_rate(self, rate: float, circuits: Iterable[Circuit]) -> None:
         """From now on ``circuits``, all that there are, pass what quota is there for; 0: all that comes.  ``rate``:
         bytes a second of the whole node."""
-        self._cap = window(rate, self.window_cap) if rate else self.window_cap
-        self._step = self._cap // 4
+        self.window_cap = window(rate, self._most) if rate else self._most
+        self._step = self.window_cap // 4
         if rate and not self.meter.on:
             self.meter.start(circuits)
         elif not rate and self.meter.on:
@@ -329,7 +329,7 @@ class Switch:
         credited = self._credited
         if not credited:
             return
-        cap, step = self._cap, self._step
+        cap, step = self.window_cap, self._step
         for stream in credited:
             out = stream.out
             if out is None or stream.fin_received:
