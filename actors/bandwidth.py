@@ -92,14 +92,15 @@ class Bandwidth:
         return self._share_out(now)
 
     def wanted(self, message: QuotaWanted, now: float) -> list[Send]:
+        self._accrue(now)  # with what it had until now
         account = self._accounts.setdefault(message.forwarder, _Account())
         account.unspent = max(message.unspent, 0)
         account.owed, account.circuits, account.asks = message.owed, max(message.circuits, 1), True
         return self._share_out(now)
 
     def returned(self, message: QuotaReturned, now: float) -> list[Send]:
-        self._accounts.pop(message.forwarder, None)
         self._accrue(now)
+        self._accounts.pop(message.forwarder, None)
         self._level = min(self._level + message.amount, self._room())
         return self._share_out(now)
 

@@ -12,20 +12,20 @@ from protocol.quota_messages import QuotaReturned, QuotaWanted, TermsChanged, Te
 
 
 class RelayTerms:
-    """The terms as the node last said them.  ``terms``: at first, None: anything, with ``max_circuits``."""
+    """``terms``: as the node last said them; at first None: anything, with ``max_circuits``."""
 
     def __init__(self, terms: TermsSet | None, max_circuits: int) -> None:
-        self._terms = terms or TermsSet(True, "", "", 0, 0.0, max_circuits)
-        self._bandwidth = Bandwidth(self._terms.rate)
+        self.terms = terms or TermsSet(True, "", "", 0, 0.0, max_circuits)
+        self._bandwidth = Bandwidth(self.terms.rate)
         self.last_hour = LastHour()
 
     @property
     def max_circuits(self) -> int:
-        return self._terms.max_circuits
+        return self.terms.max_circuits
 
     def set(self, terms: TermsSet, forwarders: Iterable[str], now: float) -> list[Send]:
         """The owner said something else."""
-        before, self._terms = self._terms, terms
+        before, self.terms = self.terms, terms
         sends: list[Send] = []
         if (before.serves, before.rate) != (terms.serves, terms.rate):
             sends = [Send(forwarder, TermsChanged(terms.serves, terms.rate)) for forwarder in forwarders]
@@ -36,14 +36,14 @@ class RelayTerms:
     def reported(self, report: messages.ForwarderReport) -> list[Send]:
         """A forwarder says by which terms it goes; it is told if they are others."""
         self.last_hour.reported(report)
-        terms = self._terms
+        terms = self.terms
         if (report.serves, report.rate) == (terms.serves, terms.rate):
             return []
         return [Send(report.forwarder, TermsChanged(terms.serves, terms.rate))]
 
     def refusal(self, asked: Asked, now: float) -> Refusal | None:
         """Why ``asked`` is refused whoever asks, None: it is not."""
-        terms = self._terms
+        terms = self.terms
         if terms.refusal:
             return refused(asked, terms.setting, terms.refusal, terms.retry_after)
         if isinstance(asked, messages.ConnectAsked) and (retry_after := self._bandwidth.retry_after(now)):

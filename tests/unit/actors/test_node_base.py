@@ -16,6 +16,7 @@ from actors.runtime.spec import Runtime
 from actors.settings import load_settings
 from protocol.identity import Identity
 from protocol.messages import StatusAnswer
+from protocol.quota_messages import TermsSet
 from tests.support.peers import seeded
 
 
@@ -43,6 +44,9 @@ class IdleNode(NodeBase):
     def fell(self, actor: str) -> None: ...
 
     def tell_addresses(self) -> None:
+        pass
+
+    def tell_terms(self, terms: TermsSet) -> None:
         pass
 
 
