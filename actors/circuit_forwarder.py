@@ -363,8 +363,6 @@ class CircuitForwarder:
         except RemoteProtocolError as error:
             self.refusals[CONNECTION_ERROR + error.code] += 1
             connection.close()
-        if self.switch.ended:
-            self._setup.report_ended()
 
     def lost(self, link: Link, reason: str, now: float | None = None) -> None:
         """The connection is gone, by whoever's will: its circuits, streams and reservation with it."""
@@ -405,9 +403,11 @@ class CircuitForwarder:
             link.connection.mark_dirty()
 
     def settle(self) -> None:
-        """Give out credit, once the turn's bytes were written; what that adds is to be written too."""
+        """Give out quota and credit, once the turn's bytes were written; what that adds is to be written too."""
         if self.switch.meter.hungry:
             self._terms.quota.settle()
+        if self.switch.ended:
+            self._setup.report_ended()
         self.switch.settle()
         if self.steps.watched:
             self.steps.look()

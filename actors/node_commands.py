@@ -79,12 +79,15 @@ def commands(node: NodeBase, restarts: Restarts, reload: Callable[[], Settings])
         except DiscoveryOff as error:
             raise CommandFailed(str(error)) from error
 
+    one_by_one = asyncio.Lock()
+
     async def mode(question: Mapping[str, Any]) -> Mapping[str, Any]:
         wanted = question.get("set", {})
         if not isinstance(wanted, dict):
             raise CommandFailed('"set" is an object: settings and their values')
         try:
-            holds = change_mode(node, wanted, reload)
+            async with one_by_one:
+                holds = await change_mode(node, wanted, reload)
         except (SettingsError, SettingsFileError) as error:
             raise CommandFailed(str(error)) from error
         status = await node.status(0.0)

@@ -106,8 +106,8 @@ class ModeKeeper:
         self._tell(terms)
 
 
-def change_mode(node: NodeBase, wanted: Mapping[str, Any], reload: Callable[[], Settings]) -> dict[str, Any]:
-    """Change settings of the mode, in the file and in the node; what holds from now on.
+async def change_mode(node: NodeBase, wanted: Mapping[str, Any], reload: Callable[[], Settings]) -> dict[str, Any]:
+    """Change settings of the mode, in the file and in the node; what holds from now on.  One at a time.
 
     SettingsError, SettingsFileError: nothing was changed.
     """
@@ -116,7 +116,8 @@ def change_mode(node: NodeBase, wanted: Mapping[str, Any], reload: Callable[[], 
     settings = reload()
     values = {name: convert(name, value, "mode") for name, value in wanted.items()}
     if values:
-        change(settings.config, values)
+        # Aside: circuits do not wait for a disk.
+        await asyncio.to_thread(change, settings.config, values)
         settings = reload()
     node.choose_mode(settings)
     stronger = {name: settings.origin[name] for name, value in values.items() if getattr(settings, name) != value}

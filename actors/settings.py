@@ -65,6 +65,12 @@ class Settings:
     dht_protocol: str
     private_network: bool
     assume_reachable: bool
+    mode: str
+    max_bandwidth: int
+    run_when: str
+    uptime_target: float
+    public: bool
+    incentive: str
     circuit_data: int
     circuit_duration: float
     move_diallers: bool
@@ -112,12 +118,6 @@ class Settings:
     mailbox_capacity: int
     max_restarts: int
     restart_window: float
-    mode: str
-    max_bandwidth: int
-    run_when: str
-    uptime_target: float
-    public: bool
-    incentive: str
     origin: Mapping[str, str]
     print_settings: bool
     config: Path

@@ -95,16 +95,16 @@ def test_refusals_are_counted_once_and_by_the_limit_that_was_hit(tmp_path: Path)
     assert line(status).endswith(
         "0.00 GB relayed, 12 refused (max_connections_per_ip 7, max_reservations_per_ip 3, no_reservation 2), "
         "1 circuits failed (stop_timeout 1), 1 connections given up (max_backlog 1), "
-        "4 peers' errors (connection noise 4)"
+        "4 peers' errors (connection noise 4); cooperative: 0.0 MB in the last hour"
     )
 
 
 def test_a_line_names_the_most_frequent_reasons_and_nothing_that_did_not_happen(tmp_path: Path) -> None:
     base = node(tmp_path)
-    assert line(base.told_status(answer(0), 0.0)).endswith("0.00 GB relayed")
+    assert line(base.told_status(answer(0), 0.0)).endswith("0.00 GB relayed; cooperative: 0.0 MB in the last hour")
     many = {f"reason_{number}": number for number in range(1, 8)}
-    assert line(base.told_status(answer(0, many), 0.0)).endswith(
-        "28 refused (reason_7 7, reason_6 6, reason_5 5, reason_4 4, ...)"
+    assert "28 refused (reason_7 7, reason_6 6, reason_5 5, reason_4 4, ...);" in line(
+        base.told_status(answer(0, many), 0.0)
     )
 
 
