@@ -34,6 +34,7 @@ from actors.ports.host import Host, random_bytes
 from actors.ports.open_files import check_open_files
 from actors.ports.storage import IdentityError, load_or_create_identity
 from actors.ports.telemetry import FLUSH, Telemetry, log_scrubber, telemetry_config
+from actors.relay_mode import CLIENT_ONLY
 from actors.relay_server import REPORT_WAIT, RelayServer
 from actors.runtime.heap import settle_heap
 from actors.runtime.local import LocalRuntime
@@ -346,6 +347,8 @@ def line(report: dict[str, Any]) -> str:
         addresses = "\n".join(f"  {address}" for address in report["addresses"])
         if warning := report.get("warning"):
             addresses += f"\nWARNING: {warning}"
+        if report["event"] == "ready" and report["mode"] == CLIENT_ONLY:
+            return f"{report['version']} is ready, and relays for nobody (mode = {CLIENT_ONLY}). It is at:\n{addresses}"
         if report["event"] == "ready":
             return f"{report['version']} is ready. Peers reserve and dial through:\n{addresses}"
         return f"The addresses have changed. Peers reserve and dial through:\n{addresses}"

@@ -17,6 +17,7 @@ from actors.ports.addresses import announced, private, reachable, told
 from actors.ports.clock import steady_clock
 from actors.ports.control import ControlServer
 from actors.refusals import tell_apart
+from actors.relay_mode import CLIENT_ONLY
 from actors.runtime.spec import Runtime
 from actors.self_description import AGENT
 from actors.settings import Settings
@@ -249,6 +250,7 @@ class NodeBase(ABC):
             "event": "ready",
             "peer_id": str(self.identity.peer_id),
             "addresses": self.addresses,
+            "mode": self.settings.mode,
             **self._warning(),
             **self.processes(),
             "version": AGENT,
@@ -260,7 +262,7 @@ class NodeBase(ABC):
 
     def _warning(self) -> dict[str, str]:
         """Behind NAT nothing shows that the relay is of no use to others: it is ready, and idle."""
-        if not self.hidden:
+        if not self.hidden or self.settings.mode == CLIENT_ONLY:
             return {}
         if self.settings.json:  # whoever reads the lines for people has read it
             log.warning("%s", ONLY_PRIVATE)

@@ -232,8 +232,9 @@ class RayNode(NodeBase):
         if runtime is None:
             return  # those that are made by and by are told when they are
         # Whoever takes the place of one that falls goes by them from its first moment.
-        for root, slot in runtime.fleet.slots.items():
-            slot.spec = self._relay_server(self.settings) if root == RELAY_SERVER else self._forwarder(self.settings)
+        for slot in runtime.fleet.slots.values():
+            relaying = slot.root != RELAY_SERVER
+            slot.spec = self._forwarder(self.settings) if relaying else self._relay_server(self.settings)
         runtime.post(DESK, RELAY_SERVER, terms)
 
     async def status(self, interval: float) -> dict[str, Any]:

@@ -158,10 +158,12 @@ class RelayServer:
                 return [Send(asker, self._status(request_id, now))]
             case quota_messages.TermsSet():
                 return self._terms.set(message, self._forwarders, now)
-            case quota_messages.QuotaWanted() | quota_messages.QuotaReturned():
+            case quota_messages.QuotaWanted() | quota_messages.QuotaReturned() if message.forwarder in self._forwarders:
                 return self._terms.handle(message, now)
             case messages.ActorUp() | messages.StatusAsked():
                 pass  # a forwarder reports by itself when it starts; until all have, sums would be too small
+            case quota_messages.QuotaWanted() | quota_messages.QuotaReturned():
+                pass  # of one that is gone, or not known yet: that one is asked for a report first
         return []
 
     def next_deadline(self) -> float | None:

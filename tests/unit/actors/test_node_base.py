@@ -131,3 +131,11 @@ def test_a_relay_that_the_internet_does_not_reach_says_so(
     for event in (ready, base.changed()):
         text = line(event)
         assert ("--announce /ip4/YOUR.PUBLIC.IP/tcp/4001" in text) is warned
+
+
+def test_a_node_that_relays_for_nobody_asks_for_no_open_port(tmp_path: Path) -> None:
+    base = node(tmp_path, "--mode", "client-only")
+    base.hidden = True
+    ready = base.ready()
+    assert ready["mode"] == "client-only" and "warning" not in ready
+    assert "relays for nobody" in line(ready)

@@ -93,3 +93,13 @@ def test_a_relay_server_that_takes_over_gives_none_before_all_is_taken_over() ->
     relay.handle(m.ForwarderReport(ZERO, 1, (), (), rate=1000.0), 60.0)
     granted = [send for at in (60.0, 60.5) for send in relay.handle_deadline(at)]
     assert [send.message for send in granted] == [QuotaGranted(500)]
+
+
+def test_a_forwarder_that_is_gone_gets_no_quota() -> None:
+    """What it said last may come behind the report of its successor."""
+    relay = started(terms(1000.0), rate=1000.0)
+    relay.handle(m.HandoverBegins(ZERO, ONE), 1.0)
+    assert isinstance(relay.handle(QuotaWanted(ZERO, 10, 1, 0), 2.0)[0].message, QuotaGranted)  # it still relays
+    relay.handle(m.ForwarderReport(ONE, 2, (), (), replaces=ZERO, rate=1000.0), 3.0)
+    assert relay.handle(QuotaWanted(ZERO, 10, 1, 0), 4.0) == []
+    assert isinstance(relay.handle(QuotaWanted(ONE, 10, 1, 0), 4.0)[0].message, QuotaGranted)
