@@ -233,8 +233,10 @@ class RayNode(NodeBase):
             return  # those that are made by and by are told when they are
         # Whoever takes the place of one that falls goes by them from its first moment.
         for slot in runtime.fleet.slots.values():
-            relaying = slot.root != RELAY_SERVER
-            slot.spec = self._forwarder(self.settings) if relaying else self._relay_server(self.settings)
+            if slot.root == RELAY_SERVER:
+                slot.spec = self._relay_server(self.settings)
+            elif slot.root.startswith(FORWARDERS):
+                slot.spec = self._forwarder(self.settings)
         runtime.post(DESK, RELAY_SERVER, terms)
 
     async def status(self, interval: float) -> dict[str, Any]:

@@ -120,6 +120,8 @@ class RelayMode:
             retry_after=retry_after,
             rate=rate_of(policy.max_bandwidth),
             max_circuits=policy.max_circuits,
+            # One that takes on nothing would only cost those who find it a question.
+            listed="" if refusal or (policy.mode == DEDICATED and not policy.public) else policy.mode,
         )
 
     def uptime(self, now: float) -> float:

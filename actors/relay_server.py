@@ -427,5 +427,5 @@ class RelayServer:
             refusals=dict(refusals),
             refused_here=self.refused_here,
             granted=self._granted,
-            bytes_last_hour=self.bytes_last_hour(now),
+            **self._terms.told(now),
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from actors.actor import Send
 from actors.admission import Asked, Refusal, refused
 from actors.bandwidth import Bandwidth, LastHour
+from actors.relay_mode import HOUR
 from protocol import messages
 from protocol.quota_messages import QuotaReturned, QuotaWanted, TermsChanged, TermsSet
 
@@ -22,6 +24,16 @@ class RelayTerms:
     @property
     def max_circuits(self) -> int:
         return self.terms.max_circuits
+
+    def told(self, now: float) -> dict[str, Any]:
+        """For a status."""
+        terms = self.terms
+        return {
+            "bytes_last_hour": self.last_hour.total(now),
+            "listed": terms.listed,
+            "max_circuits": terms.max_circuits,
+            "hourly": round(terms.rate * HOUR) or None,
+        }
 
     def set(self, terms: TermsSet, forwarders: Iterable[str], now: float) -> list[Send]:
         """The owner said something else."""

@@ -235,7 +235,8 @@ class AddressesChanged(_Message, frozen=True):
 class StatusAnswer(_Message, frozen=True):
     """``refusals``: what forwarders counted (actors/refusals.py); ``refused_here``: what RelayServer refused, by the
     limit that was hit.  A refusal of RelayServer's is in the first by the status that the peer was told.
-    ``bytes_last_hour``: relayed, as far back as RelayServer knows."""
+    ``bytes_last_hour``: relayed, as far back as RelayServer knows.  ``listed``: see TermsSet, None: not known.
+    ``max_circuits``: the limit, 0: not known.  ``hourly``: bytes that may pass in an hour, None: any number."""
 
     request_id: int
     reservations: int
@@ -246,6 +247,9 @@ class StatusAnswer(_Message, frozen=True):
     refused_here: dict[str, int] | None = None
     granted: int = 0
     bytes_last_hour: int = 0
+    listed: str | None = None
+    max_circuits: int = 0
+    hourly: int | None = None
 
 
 # The runtime -> whoever asked

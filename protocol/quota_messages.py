@@ -14,7 +14,7 @@ class TermsSet(Message, frozen=True):
     """``serves``: False: the node relays for nobody, HOP is not spoken.  ``refusal``: why nothing new is taken on for
     now, as peers are told it, "": it is; ``setting``: which one says so; ``retry_after``: seconds, 0: not known.
     ``rate``: bytes of circuits that may pass in a second, both directions and all forwarders together, 0: any number.
-    ``max_circuits``: at a time."""
+    ``max_circuits``: at a time.  ``listed``: as what others may find this relay, "": not at all."""
 
     serves: bool
     refusal: str
@@ -22,6 +22,7 @@ class TermsSet(Message, frozen=True):
     retry_after: int
     rate: float
     max_circuits: int
+    listed: str = "cooperative"
 
 
 class TermsChanged(Message, frozen=True):

@@ -40,13 +40,13 @@ def read(tmp_path: Path) -> Callable[..., Settings]:
 async def test_a_change_holds_at_once_and_is_kept(read: Callable[..., Settings]) -> None:
     node = Told(read())
     said = await change_mode(node, {"mode": "dedicated", "max_bandwidth": "3600", "public": "off"}, read)
-    assert node.terms == [TermsSet(True, "", "", 0, 1e6, 2048)]
+    assert node.terms == [TermsSet(True, "", "", 0, 1e6, 2048, listed="")]
     assert node.settings.max_bandwidth == 3600 and node.settings.public is False
     assert said["settings"]["mode"] == "dedicated" and said["overruled"] == {}
     assert read().max_bandwidth == 3600 and said["file"] == str(read().config)
     assert said["origin"]["max_bandwidth"].startswith("file ")
     await change_mode(node, {}, read)
-    await change_mode(node, {"public": "on"}, read)
+    await change_mode(node, {"incentive": "credits"}, read)
     assert len(node.terms) == 1  # none of RelayServer's affairs
 
 

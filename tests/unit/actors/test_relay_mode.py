@@ -44,6 +44,22 @@ def test_terms_are_what_was_chosen() -> None:
     assert RelayMode(ModePolicy(mode="client-only"), 0.0).terms(0.0).setting == "mode"
 
 
+def test_who_may_find_the_relay() -> None:
+    listed = {
+        (mode, public): RelayMode(ModePolicy(mode=mode, public=public), 0.0).terms(0.0).listed
+        for mode in MODES
+        for public in (True, False)
+    }
+    assert {chosen: what for chosen, what in listed.items() if what} == {
+        ("cooperative", True): "cooperative",
+        ("cooperative", False): "cooperative",
+        ("dedicated", True): "dedicated",
+    }
+    paused = RelayMode(ModePolicy(run_when="charging"), 0.0)
+    paused.observe(ON_BATTERY, 0.0)
+    assert paused.terms(0.0).listed == ""
+
+
 def test_charging_comes_and_goes() -> None:
     mode = RelayMode(ModePolicy(run_when="charging"), 0.0)
     assert relays(mode, 0.0)
