@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-import msgspec
-
 from actors import moves
 from actors.actor import Send
 from actors.bridges import Bridges, BridgeStream, Dial
@@ -25,7 +23,8 @@ from actors.circuit_steps import CircuitSteps
 from actors.crowd import Counted
 from actors.deadlines import Deadlines
 from actors.dialling import Attempt
-from actors.forwarder_report import report
+from actors.forwarder_report import count, report
+from actors.forwarder_terms import ForwarderTerms
 from actors.inbound_streams import Negotiation, StreamOwner, deliver
 from actors.links import ForwarderPolicy, Link, Links
 from actors.moves import Move
@@ -33,7 +32,7 @@ from actors.own_protocols import OwnProtocols
 from actors.refusals import CONNECTION_ERROR, STREAM_ERROR, loss
 from actors.relay_streams import HopStream, StopStream
 from actors.services import LATE_READERS, Services
-from protocol import messages, perf, ping, relay_hop, service_messages
+from protocol import messages, perf, ping, quota_messages, service_messages
 from protocol.arena import Arena
 from protocol.connection import Multiplexed, State
 from protocol.errors import RemoteProtocolError
@@ -136,7 +135,10 @@ class CircuitForwarder:
             note,
         )
         self.circuits = self._setup.circuits
-        self.own.served[relay_hop.PROTOCOL] = self._setup.serve
+        served, hop, push = self.own.served, self._setup.serve, self._push_to_all
+        self._terms = ForwarderTerms(
+            name, policy, self.switch, self.circuits, self._deadlines, self._tell, served, hop, push
+        )
         self.services = Services(
             name,
             services,
@@ -173,6 +175,8 @@ class CircuitForwarder:
                 self._setup.refused(message)
             case service_messages.StreamAnswer() | service_messages.StreamWanted() | service_messages.ProtocolsServed():
                 self.services.handle(message)
+            case quota_messages.TermsChanged() | quota_messages.QuotaGranted():
+                self._terms.handle(message, now)
             case messages.ActorDown(actor=actor):
                 self.services.down(actor)
             case messages.ActorUp(actor=actor) if not self.adopting:
@@ -185,6 +189,7 @@ class CircuitForwarder:
                 if self._reported is not None:
                     self._tell(self._counters())  # first, for what it knows is complete when all have reported
                 self._tell(self._report())
+                self._terms.quota.begin_anew()
                 self._setup.ask_again()
                 if self._handing_to is not None:
                     self._tell(messages.HandoverBegins(self.name, self._handing_to))
@@ -358,8 +363,6 @@ class CircuitForwarder:
         except RemoteProtocolError as error:
             self.refusals[CONNECTION_ERROR + error.code] += 1
             connection.close()
-        if self.switch.ended:
-            self._setup.report_ended()
 
     def lost(self, link: Link, reason: str, now: float | None = None) -> None:
         """The connection is gone, by whoever's will: its circuits, streams and reservation with it."""
@@ -400,7 +403,11 @@ class CircuitForwarder:
             link.connection.mark_dirty()
 
     def settle(self) -> None:
-        """Give out credit, once the turn's bytes were written; what that adds is to be written too."""
+        """Give out quota and credit, once the turn's bytes were written; what that adds is to be written too."""
+        if self.switch.meter.hungry:
+            self._terms.quota.settle()
+        if self.switch.ended:
+            self._setup.report_ended()
         self.switch.settle()
         if self.steps.watched:
             self.steps.look()
@@ -463,8 +470,9 @@ class CircuitForwarder:
     # Reports.
 
     def _report(self, replaces: str = "") -> messages.ForwarderReport:
-        held = report(self.name, self._pid, self.links.values(), self.circuits.values(), self._setup.opening.values())
-        return msgspec.structs.replace(held, host=self._host, bridges=self._bridge_addresses, replaces=replaces)
+        about = {"host": self._host, "bridges": self._bridge_addresses, "replaces": replaces, **self._terms.told()}
+        held = self.links.values(), self.circuits.values(), self._setup.opening.values()
+        return report(self._counters(), self._pid, *held, **about)
 
     def _schedule_counters(self, now: float) -> None:
         if self._reported is None:
@@ -472,13 +480,8 @@ class CircuitForwarder:
             self._deadlines.set("counters", now + COUNTERS_INTERVAL, self._count)
 
     def _counters(self) -> messages.ForwarderCounters:
-        return messages.ForwarderCounters(
-            forwarder=self.name,
-            connections=len(self.links),
-            circuits=len(self.circuits),
-            bytes_forwarded=self.arena.bytes_switched - self._setup.bytes_counted_elsewhere(),
-            refusals=dict(self.refusals),
-        )
+        switched = self.arena.bytes_switched - self._setup.bytes_counted_elsewhere()
+        return count(self.name, self.links, self.circuits, switched, self.refusals)
 
     def _count(self, now: float) -> None:
         """Report what changed; say nothing while nothing does."""

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.node import line
+from actors.node_mode import NAMES, mode_words
 from actors.ports.control import ask
+from actors.relay_mode import MODES
 from actors.relay_table import to_text
 from actors.settings import Settings
+from actors.settings_table import ROWS
 
-COMMANDS: Final = ("relays", "restart-forwarders", "status")
+COMMANDS: Final = ("mode", "relays", "restart-forwarders", "status")
 
 
 def add_parsers(commands: Any) -> None:
@@ -35,7 +38,20 @@ def add_parsers(commands: Any) -> None:
         "--timeout", type=float, default=10.0, metavar="SECONDS", help="time to look for them (default: 10)"
     )
     relays.add_argument("--known", action="store_true", help="only what it knows already, untried")
-    for command in (restart, status, relays):
+    mode = commands.add_parser(
+        "mode",
+        help="show or change when and how much a running node relays",
+        description="Without more, show it. What is given is changed at once, without a restart, and kept in the "
+        "node's settings file; circuits that run go on.",
+    )
+    mode.add_argument("mode", nargs="?", choices=MODES, help=ROWS["mode"].reason)
+    for name in NAMES:
+        if name != "mode":
+            row = ROWS[name]
+            metavar = "|".join(row.choices) or ("on|off" if row.kind == "bool" else "N")
+            unit = f" {row.unit}." if row.unit else ""
+            mode.add_argument("--" + name.replace("_", "-"), metavar=metavar, help=row.reason + unit)
+    for command in (restart, status, relays, mode):
         command.add_argument("--data-dir", metavar="DIR", help="the node's data folder (default: as the node's)")
         command.add_argument("--json", action="store_true", help="as a JSON object")
 
@@ -46,6 +62,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     question: dict[str, Any] = {"command": arguments.command}
     if arguments.command == "relays":
         question |= {"count": arguments.count, "timeout": arguments.timeout, "known": arguments.known}
+    if arguments.command == "mode":
+        question["set"] = {name: value for name in NAMES if (value := getattr(arguments, name)) is not None}
     answer = {**ask(folder, question), "event": arguments.command}
     if arguments.json:
         print(json.dumps(answer))
@@ -54,9 +72,28 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     elif arguments.command == "status":
         addresses = answer.pop("addresses")
         print("\n".join([line(answer), *addresses]))
+    elif arguments.command == "mode":
+        print(_mode(answer, question["set"]))
     else:
         print(_restarted(answer))
     return 0
+
+
+def _mode(answer: dict[str, Any], wanted: dict[str, Any]) -> str:
+    settings, origin = answer["settings"], answer["origin"]
+    width = max(map(len, settings))
+    lines = []
+    for name, value in settings.items():
+        text = ("on" if value else "off") if isinstance(value, bool) else value
+        unit = ROWS[name].unit
+        lines.append(f"{name:<{width}}  {text}{' ' + unit if unit else ''}  ({origin[name]})")
+    for name, stronger in answer["overruled"].items():
+        lines.append(
+            f"{name} = {wanted[name]} is in {answer['file']}, but the node was given another by {stronger}, which wins."
+        )
+    if words := mode_words(answer):
+        lines.append(words)
+    return "\n".join(lines)
 
 
 def _restarted(answer: dict[str, Any]) -> str:

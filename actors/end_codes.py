@@ -37,6 +37,7 @@ _ENDS: Final = (
     ("internal error", "internal_error"),
     ("the peer left", "max_backlog"),
     ("the peer took none", "write_timeout"),
+    ("the cap left", "max_bandwidth"),
 )
 
 #: Ends that are nobody's fault.  A peer that leaves, or resets what it no longer wants, is the ordinary case.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from actors.links import Link
 from actors.relay_streams import Admission
@@ -11,11 +12,24 @@ from protocol.switching import Circuit
 from protocol.yamux import Stream
 
 
+def count(
+    forwarder: str, links: Collection[object], circuits: Collection[object], switched: int, refusals: Mapping[str, int]
+) -> messages.ForwarderCounters:
+    """What it did so far.  ``switched``: bytes."""
+    return messages.ForwarderCounters(forwarder, len(links), len(circuits), switched, dict(refusals))
+
+
 def report(
-    forwarder: str, pid: int, links: Iterable[Link], circuits: Iterable[Circuit], opening: Iterable[Admission]
+    counters: messages.ForwarderCounters,
+    pid: int,
+    links: Iterable[Link],
+    circuits: Iterable[Circuit],
+    opening: Iterable[Admission],
+    **about: Any,
 ) -> messages.ForwarderReport:
     """Reservations and circuits.  ``opening``: circuits whose target has not answered yet; they count, and their
-    numbers must not be given again."""
+    numbers must not be given again.  ``about``: further fields of the report."""
+    forwarder = counters.forwarder
     reservations = tuple(
         messages.HeldReservation(link.id, link.peer.bytes, link.address, link.reserved_until)
         for link in links
@@ -30,7 +44,9 @@ def report(
         ),
     ]
     own = tuple(circuit for circuit in held if circuit is not None)
-    return messages.ForwarderReport(forwarder=forwarder, pid=pid, reservations=reservations, circuits=own)
+    return messages.ForwarderReport(
+        forwarder, pid, reservations, own, bytes_forwarded=counters.bytes_forwarded, **about
+    )
 
 
 def _held(

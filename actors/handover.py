@@ -100,10 +100,12 @@ def release(forwarder: CircuitForwarder, links: Sequence[Link]) -> GroupState:
     circuits = _circuits_of(links)
     for circuit in circuits:
         if circuit.source.closed or circuit.target.closed:
+            forwarder.switch.meter.leave(circuit)
             _let_go(circuit)
             forwarder.switch.ended.append(circuit)
     setup.report_ended()
     circuits = [circuit for circuit in circuits if not circuit.reason]
+    forwarder.switch.meter.collect()  # quota is this forwarder's, and stays
     admissions = [one for one in setup.opening.values() if _link(one.hop.stream) in places]
     crossing = {
         admission.circuit: (places[link], token)
@@ -113,7 +115,12 @@ def release(forwarder: CircuitForwarder, links: Sequence[Link]) -> GroupState:
     joined = tuple(
         JoinedState(
             handover.CircuitState(
-                circuit.id, end(circuit.source), end(circuit.target), handover.data_limit(circuit), circuit.opened_at
+                circuit.id,
+                end(circuit.source),
+                end(circuit.target),
+                handover.data_limit(circuit),
+                circuit.opened_at,
+                circuit.overrun,
             ),
             deadlines.when(circuit),
             forwarder.steps.splice_state(circuit),
@@ -142,6 +149,7 @@ def release(forwarder: CircuitForwarder, links: Sequence[Link]) -> GroupState:
     )
     for circuit in circuits:
         del setup.circuits[circuit.id]
+        forwarder.switch.meter.let_go(circuit)
         deadlines.cancel(circuit)
         forwarder.steps.drop_circuit(circuit.id)
     for admission in admissions:
@@ -240,7 +248,8 @@ def adopt(
         _take_up_bridges(forwarder, links, state)
     except (LookupError, ValueError, TypeError, AttributeError, RemoteProtocolError) as error:
         for joined in state.circuits:
-            forwarder._setup.circuits.pop(joined.circuit.id, None)
+            if (circuit := forwarder._setup.circuits.pop(joined.circuit.id, None)) is not None:
+                forwarder.switch.meter.let_go(circuit)
             forwarder.steps.drop_circuit(joined.circuit.id)
         for admission in state.admissions:
             forwarder._setup.opening.pop(admission.circuit, None)

@@ -25,7 +25,9 @@ LOOKS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ForwarderPolicy:
-    """The limits of one forwarder, each a setting of the same name, with its default (actors/settings_table.py)."""
+    """The limits of one forwarder, each a setting of the same name, with its default (actors/settings_table.py).
+
+    ``serves``, ``rate``: the terms that it begins with (protocol/quota_messages.py)."""
 
     max_connections: int = 4096
     max_connections_per_ip: int = 64
@@ -37,6 +39,8 @@ class ForwarderPolicy:
     circuit_window: int = 1024 * 1024
     serve_perf: bool = False
     connection: ConnectionLimits = field(default_factory=ConnectionLimits)
+    serves: bool = True
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from actors.logs import configure_logging
 from actors.network_names import listeners, services
 from actors.node_base import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE, NodeBase, RestartFailed
 from actors.node_commands import Restarts, commands
+from actors.node_mode import mode_words
 from actors.policies import forwarder_policy, host_policy, relay_server_policy, restart_policy
 from actors.ports.addresses import BindError, bind_all
 from actors.ports.clock import steady_clock, told_by
@@ -33,6 +34,7 @@ from actors.ports.host import Host, random_bytes
 from actors.ports.open_files import check_open_files
 from actors.ports.storage import IdentityError, load_or_create_identity
 from actors.ports.telemetry import FLUSH, Telemetry, log_scrubber, telemetry_config
+from actors.relay_mode import CLIENT_ONLY
 from actors.relay_server import REPORT_WAIT, RelayServer
 from actors.runtime.heap import settle_heap
 from actors.runtime.local import LocalRuntime
@@ -42,6 +44,7 @@ from actors.upgrade import Former, KnownAs, Upgrade, UpgradeFailed, former_proce
 from protocol.identity import Identity
 from protocol.messages import AddressesChanged, StatusAnswer
 from protocol.noise import StaticKey
+from protocol.quota_messages import TermsSet
 from tracing.otlp import ExportError
 from tracing.sampling import SamplerError
 
@@ -235,6 +238,9 @@ class Node(NodeBase):
     def fell(self, actor: str) -> None:
         pass  # what it had is gone, and the runtime makes another
 
+    def tell_terms(self, terms: TermsSet) -> None:
+        self.runtime.post("node", RELAY_SERVER, terms)
+
     def handed_over(self) -> bool:
         if self._upgrade is None or not self._upgrade.done:
             return False
@@ -275,6 +281,7 @@ class Node(NodeBase):
             bytes_forwarded=forwarder.arena.bytes_switched,
             refusals=dict(forwarder.refusals),
             refused_here=server.refused_here if server is not None else {},
+            bytes_last_hour=server.bytes_last_hour(now) if server is not None else 0,
         )
         return self.told_status(told, interval)
 
@@ -289,6 +296,7 @@ class Node(NodeBase):
             forwarders=(FORWARDER,),
             tracer=self.telemetry.tracer,
             report_wait=wait,
+            terms=self.mode.terms(),
         )
         return self._server
 
@@ -339,6 +347,8 @@ def line(report: dict[str, Any]) -> str:
         addresses = "\n".join(f"  {address}" for address in report["addresses"])
         if warning := report.get("warning"):
             addresses += f"\nWARNING: {warning}"
+        if report["event"] == "ready" and report["mode"] == CLIENT_ONLY:
+            return f"{report['version']} is ready, and relays for nobody (mode = {CLIENT_ONLY}). It is at:\n{addresses}"
         if report["event"] == "ready":
             return f"{report['version']} is ready. Peers reserve and dial through:\n{addresses}"
         return f"The addresses have changed. Peers reserve and dial through:\n{addresses}"
@@ -348,6 +358,7 @@ def line(report: dict[str, Any]) -> str:
         + f"{report['reservations']} reservations, {report['connections']} connections, "
         f"{report['bytes'] / 1e9:.2f} GB relayed"
         + "".join(_counted(report.get(kind, {}), text) for kind, text in _COUNTED)
+        + (f"; {words}" if (words := mode_words(report)) else "")
     )
 
 
@@ -426,7 +437,7 @@ async def serve(
     try:
         await node.start()
         began = await node.begin()
-        node.control = ControlServer(settings.data_dir, commands(node, restarts))
+        node.control = ControlServer(settings.data_dir, commands(node, restarts, reload))
         await node.control.start(successor=node.kept)
         report(began)
     except BindError as error:

@@ -12,15 +12,19 @@ from typing import Any, Final
 from actors.actor import Send
 from actors.desk import DESK, Desk
 from actors.network_names import DIRECTORY
+from actors.node_mode import ModeKeeper, with_mode_of
 from actors.ports.addresses import announced, private, reachable, told
+from actors.ports.clock import steady_clock
 from actors.ports.control import ControlServer
 from actors.refusals import tell_apart
+from actors.relay_mode import CLIENT_ONLY
 from actors.runtime.spec import Runtime
 from actors.self_description import AGENT
 from actors.settings import Settings
 from protocol.discovery_messages import BestRelays, BestRelaysWanted
 from protocol.identity import Identity
 from protocol.messages import StatusAnswer
+from protocol.quota_messages import TermsSet
 
 log = logging.getLogger("actors.node")
 
@@ -90,6 +94,7 @@ class NodeBase(ABC):
         self._reported_bytes = 0
         self.control: ControlServer | None = None
         self.desk = Desk(self.running, self.rose, self.fell)
+        self.mode = ModeKeeper(settings, steady_clock(), self.tell_terms)
         self._next_look: asyncio.TimerHandle | None = None
 
     # What differs.
@@ -137,6 +142,10 @@ class NodeBase(ABC):
             within + ANSWER_PATIENCE,
         )
         return told if isinstance(told, BestRelays) else BestRelays(0, (), ("the directory does not answer",))
+
+    @abstractmethod
+    def tell_terms(self, terms: TermsSet) -> None:
+        """Have RelayServer go by ``terms`` from now on."""
 
     async def begin(self) -> dict[str, Any]:
         """Everything is started: what to tell of that."""
@@ -187,15 +196,22 @@ class NodeBase(ABC):
         if interval and not self.settings.announce:
             self._next_look = asyncio.get_running_loop().call_later(interval, self.look_at_addresses)
 
+    def choose_mode(self, settings: Settings) -> None:
+        """The mode is what ``settings`` say; other settings stay as they are."""
+        self.settings = with_mode_of(self.settings, settings)
+        self.mode.choose(self.settings)
+
     async def run(self) -> int:
         """Until a signal or a failure; the exit code."""
         self._watch_addresses()
+        self.mode.start()
         interval = self.settings.status_interval
         while not self.stopping.is_set():
             try:
                 await asyncio.wait_for(self.stopping.wait(), interval or None)
             except TimeoutError:
                 self._report(await self.status(interval))
+        self.mode.stop()
         await self.close()
         if self.control is not None:
             await self.control.close()
@@ -226,6 +242,7 @@ class NodeBase(ABC):
             "failures": self._sums.take_all("failed", reasons.failures),
             "lost": self._sums.take_all("lost", reasons.lost),
             "errors": self._sums.take_all("broke", {" ".join(kind): n for kind, n in reasons.errors.items()}),
+            **self.mode.report(told.bytes_last_hour),
         }
 
     def ready(self) -> dict[str, Any]:
@@ -233,6 +250,7 @@ class NodeBase(ABC):
             "event": "ready",
             "peer_id": str(self.identity.peer_id),
             "addresses": self.addresses,
+            "mode": self.settings.mode,
             **self._warning(),
             **self.processes(),
             "version": AGENT,
@@ -244,7 +262,7 @@ class NodeBase(ABC):
 
     def _warning(self) -> dict[str, str]:
         """Behind NAT nothing shows that the relay is of no use to others: it is ready, and idle."""
-        if not self.hidden:
+        if not self.hidden or self.settings.mode == CLIENT_ONLY:
             return {}
         if self.settings.json:  # whoever reads the lines for people has read it
             log.warning("%s", ONLY_PRIVATE)

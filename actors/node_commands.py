@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from actors.node_base import DiscoveryOff, NodeBase, RestartFailed
+from actors.node_mode import STATUS, change_mode
 from actors.ports.control import Command, CommandFailed
+from actors.ports.settings_file import SettingsFileError
 from actors.relay_directory import MAX_TIME, MAX_WANTED
 from actors.settings import Settings, SettingsError
 
@@ -56,8 +58,8 @@ class Restarts:
                 raise
 
 
-def commands(node: NodeBase, restarts: Restarts) -> dict[str, Command]:
-    """What can be asked at the control socket."""
+def commands(node: NodeBase, restarts: Restarts, reload: Callable[[], Settings]) -> dict[str, Command]:
+    """What can be asked at the control socket.  ``reload``: see actors.node.serve."""
 
     async def restart_forwarders(question: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
@@ -77,7 +79,21 @@ def commands(node: NodeBase, restarts: Restarts) -> dict[str, Command]:
         except DiscoveryOff as error:
             raise CommandFailed(str(error)) from error
 
-    return {"relays": relays, "restart-forwarders": restart_forwarders, "status": status}
+    one_by_one = asyncio.Lock()
+
+    async def mode(question: Mapping[str, Any]) -> Mapping[str, Any]:
+        wanted = question.get("set", {})
+        if not isinstance(wanted, dict):
+            raise CommandFailed('"set" is an object: settings and their values')
+        try:
+            async with one_by_one:
+                holds = await change_mode(node, wanted, reload)
+        except (SettingsError, SettingsFileError) as error:
+            raise CommandFailed(str(error)) from error
+        status = await node.status(0.0)
+        return {**{name: status[name] for name in STATUS if name in status}, **holds}
+
+    return {"mode": mode, "relays": relays, "restart-forwarders": restart_forwarders, "status": status}
 
 
 def _number(question: Mapping[str, Any], name: str, default: float, most: float) -> float:

@@ -38,7 +38,8 @@ PATIENCE: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class DescriptorPolicy:
-    """``mode``: what is said of it; "": this relay is not to be found.  ``reservations``, ``circuits``: limits.
+    """``mode``: what is said of it; "": this relay is not to be found.  ``reservations``, ``circuits``: limits.  What
+    RelayServer says of mode and circuits goes before it.
     ``assume_reachable``: its addresses are believed to lead to it though nobody has confirmed it; ``private``: private
     ones too."""
 
@@ -113,8 +114,18 @@ class DescriptorIssuer:
             known += tuple(one for one in self._own if self.policy.private or is_global(one))
         return tuple(dict.fromkeys(one for one in known if len(one) <= MAX_ADDRESS))[:MAX_ADDRESSES]
 
+    @property
+    def _mode(self) -> Literal["", "cooperative", "dedicated"]:
+        match self._status.listed if self._status is not None else None:
+            case None:
+                return self.policy.mode
+            case "cooperative" | "dedicated" as mode:
+                return mode
+            case _:
+                return ""
+
     def _look(self, now: float) -> list[Send]:
-        mode, addresses, status = self.policy.mode, self.addresses, self._status
+        mode, addresses, status = self._mode, self.addresses, self._status
         if not mode or not addresses:
             if self.descriptor is None:
                 return []
@@ -143,7 +154,9 @@ class DescriptorIssuer:
 
     def _due(self, addresses: tuple[bytes, ...], capacity: Capacity, now: float) -> bool:
         last = self.descriptor
-        if last is None or set(last.addresses) != set(addresses) or now >= last.issued_at + RENEWAL * LIFE:
+        if last is None or last.mode != self._mode or set(last.addresses) != set(addresses):
+            return True
+        if now >= last.issued_at + RENEWAL * LIFE:
             return True
         changed = abs(last.capacity.load - capacity.load) >= CHANGE or (
             min(last.capacity.reservations, last.capacity.circuits) > 0
@@ -151,16 +164,15 @@ class DescriptorIssuer:
         return changed and now >= last.issued_at + LEAST_INTERVAL
 
     def _capacity(self, status: StatusAnswer) -> Capacity:
-        policy = self.policy
-        load = max(
-            status.reservations / max(policy.reservations, 1),
-            status.circuits / max(policy.circuits, 1),
-        )
+        reservations, circuits = self.policy.reservations, status.max_circuits or self.policy.circuits
+        used = [status.reservations / max(reservations, 1), status.circuits / max(circuits, 1)]
+        if status.hourly is not None:
+            used.append(status.bytes_last_hour / max(status.hourly, 1))
         return Capacity(
-            max(policy.reservations - status.reservations, 0),
-            max(policy.circuits - status.circuits, 0),
-            None,
-            min(round(load, 2), 1.0),
+            max(reservations - status.reservations, 0),
+            max(circuits - status.circuits, 0),
+            None if status.hourly is None else max(status.hourly - status.bytes_last_hour, 0),
+            min(round(max(used), 2), 1.0),
         )
 
     def _publish(self) -> list[Send]:

@@ -23,6 +23,7 @@ from actors.runtime.spec import Part, Site, Surroundings
 from actors.settings import Settings
 from protocol.identity import Identity
 from protocol.noise import StaticKey
+from protocol.quota_messages import TermsSet
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +61,16 @@ def region(name: str) -> int:
     return int(slot) * 2 + int(generation or 0) % 2
 
 
-def relay_server(surroundings: Surroundings, settings: Settings, telemetry: TelemetryConfig) -> Part:
+def relay_server(surroundings: Surroundings, settings: Settings, telemetry: TelemetryConfig, terms: TermsSet) -> Part:
     exporting = process_telemetry(telemetry)
     # Those that start later report by themselves; to ask them too would have them ask everything again.
     forwarders = [name for name in surroundings.others if name.startswith(FORWARDERS)]
     actor = RelayServer(
-        relay_server_policy(settings), forwarders=forwarders, randomness=random_bytes, tracer=exporting.tracer
+        relay_server_policy(settings),
+        forwarders=forwarders,
+        randomness=random_bytes,
+        tracer=exporting.tracer,
+        terms=terms,
     )
 
     watch = _watch(surroundings, settings, exporting)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Final
 
+from actors.admission import RelayServerPolicy
 from actors.links import ForwarderPolicy
 from actors.ports.endpoint import HostPolicy
-from actors.relay_server import RelayServerPolicy
+from actors.relay_mode import CLIENT_ONLY, ModePolicy, rate_of
 from actors.settings import Settings
 from actors.supervisor import RestartPolicy
 from protocol.connection import ConnectionLimits
@@ -35,6 +36,18 @@ def relay_server_policy(s: Settings) -> RelayServerPolicy:
     )
 
 
+def mode_policy(s: Settings) -> ModePolicy:
+    return ModePolicy(
+        mode=s.mode,
+        max_bandwidth=s.max_bandwidth,
+        max_circuits=s.max_circuits,
+        uptime_target=s.uptime_target,
+        run_when=s.run_when,
+        public=s.public,
+        incentive=s.incentive,
+    )
+
+
 def forwarder_policy(s: Settings) -> ForwarderPolicy:
     rates = s.rate_limits
     return ForwarderPolicy(
@@ -47,6 +60,8 @@ def forwarder_policy(s: Settings) -> ForwarderPolicy:
         stop_timeout=s.stop_timeout,
         circuit_window=s.circuit_window,
         serve_perf=s.serve_perf,
+        serves=s.mode != CLIENT_ONLY,
+        rate=rate_of(s.max_bandwidth),
         connection=ConnectionLimits(
             handshake_timeout=s.handshake_timeout,
             keepalive_interval=s.keepalive_interval,
@@ -86,8 +101,9 @@ def not_applied(old: Settings, new: Settings) -> list[str]:
 
 def _applied(s: Settings) -> tuple[object, ...]:
     s = replace(s, rate_limits=True)  # else those that depend on it would seem to be read by nobody
-    return relay_server_policy(s), forwarder_policy(s), host_policy(s), s.forwarders, s.announce, s.handover_timeout
+    policies = relay_server_policy(s), forwarder_policy(s), host_policy(s), mode_policy(s)
+    return *policies, s.forwarders, s.announce, s.handover_timeout
 
 
 #: Fields that are no settings, and the one that others depend on.
-_READ_OTHERWISE: Final = ("origin", "print_settings", "rate_limits")
+_READ_OTHERWISE: Final = ("origin", "print_settings", "config", "rate_limits")

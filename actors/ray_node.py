@@ -37,6 +37,7 @@ from actors.runtime.spec import HERE, ActorSpec
 from actors.settings import Settings
 from protocol import messages
 from protocol.identity import Identity
+from protocol.quota_messages import TermsSet
 from tracing.otlp import check_exporter
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class RayNode(NodeBase):
             await self._metrics.start()
 
     def _relay_server(self, settings: Settings) -> ActorSpec:
-        arguments = {"settings": settings, "telemetry": self._telemetry}
+        arguments = {"settings": settings, "telemetry": self._telemetry, "terms": self.mode.terms()}
         return ActorSpec(BUILDERS[RELAY_SERVER], arguments, at_home=True)
 
     def _forwarder(self, settings: Settings) -> ActorSpec:
@@ -134,6 +135,7 @@ class RayNode(NodeBase):
         if runtime is None or crowd is None or self.stopping.is_set():
             raise RestartFailed("the node is starting or stopping")
         fleet = runtime.fleet
+        self.choose_mode(settings)
         began, moved = runtime.now(), Moved()
         before, wanted = self.forwarders, settings.forwarders
         self._crowd = crowd.grown(wanted * 2)
@@ -225,6 +227,18 @@ class RayNode(NodeBase):
             for name in listeners(self.settings):
                 runtime.post(DESK, name, messages.AddressesChanged(tuple(self._own_addresses)))
 
+    def tell_terms(self, terms: TermsSet) -> None:
+        runtime = self._runtime
+        if runtime is None:
+            return  # those that are made by and by are told when they are
+        # Whoever takes the place of one that falls goes by them from its first moment.
+        for slot in runtime.fleet.slots.values():
+            if slot.root == RELAY_SERVER:
+                slot.spec = self._relay_server(self.settings)
+            elif slot.root.startswith(FORWARDERS):
+                slot.spec = self._forwarder(self.settings)
+        runtime.post(DESK, RELAY_SERVER, terms)
+
     async def status(self, interval: float) -> dict[str, Any]:
         runtime = self.running()
         told = await self.desk.ask(RELAY_SERVER, lambda number: messages.StatusAsked(number, DESK), STATUS_PATIENCE)
@@ -245,6 +259,8 @@ class RayNode(NodeBase):
 
     def rose(self, actor: str) -> list[Send]:
         self._report({"event": "actors", "actor": actor, **self.processes()})
+        if actor == RELAY_SERVER:
+            return [Send(actor, self.mode.terms())]
         if not actor.startswith(FORWARDERS) and actor not in listeners(self.settings):
             return []
         return [Send(actor, messages.AddressesChanged(tuple(self._own_addresses)))]

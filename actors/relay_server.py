@@ -7,7 +7,6 @@ forwarder for what it holds, and answers nobody before it knows (or a second has
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +15,14 @@ from typing import Final
 import msgspec
 
 from actors.actor import Send
+from actors.admission import NO_RESERVATION, TO_ITSELF, Asked, Rates, Refusal, RelayServerPolicy, refused
 from actors.admission_spans import AdmissionSpans
 from actors.circuit_counts import LIMITS, CircuitCounts
 from actors.loads import Loads
-from actors.rate_limit import KeyedBuckets
 from actors.relay_handover import Handovers
+from actors.relay_terms import RelayTerms
 from actors.reservations import Reservation, Reservations, group_of, household
-from protocol import messages
+from protocol import messages, quota_messages
 from protocol.relay_hop import Status
 from tracing.tracer import AnyTracer
 
@@ -32,9 +32,6 @@ REPORT_WAIT: Final = 1.0
 #: Requests that may wait for those reports.  More than a forwarder has connections is nobody's need; 5 MB.
 MAX_WAITING: Final = 16_384
 
-#: Peers and addresses whose request rate is remembered.
-MAX_RATE_KEYS: Final = 65_536
-
 #: Seconds after which an admitted circuit of which nothing was heard no longer counts.
 ADMISSION_TIMEOUT: Final = 120.0
 
@@ -43,55 +40,6 @@ TOKEN: Final = 16
 
 #: Seconds after which a dialler that found all circuits in use is told to ask again.
 CIRCUIT_RETRY: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class RelayServerPolicy:
-    """The limits, each a setting of the same name, with its default (actors/settings_table.py says why).
-
-    Rates are requests a minute; a quarter of them may come at once.  0 seconds or bytes: unlimited.
-    """
-
-    max_reservations: int = 1024
-    max_reservations_per_ip: int = 16
-    max_reservations_per_group: int = 128
-    max_circuits: int = 2048
-    max_circuits_per_peer: int = 128
-    max_circuits_per_ip: int = 256
-    max_circuits_per_pair: int = 32
-    circuit_data: int = 0
-    circuit_duration: float = 0.0
-    reservation_duration: float = 3600.0
-    rate_limits: bool = True
-    reserve_rate_per_peer: float = 30.0
-    reserve_rate_per_ip: float = 240.0
-    connect_rate_per_peer: float = 600.0
-    connect_rate_per_ip: float = 2400.0
-    move_diallers: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """``setting``: what was hit, as it is counted; ``retry_after``: seconds, 0: not known."""
-
-    status: Status
-    setting: str
-    reason: str
-    retry_after: int
-
-
-_TO_ITSELF: Final = _Refusal(Status.PERMISSION_DENIED, "self", "a peer cannot be connected to itself", 0)
-_NO_RESERVATION: Final = _Refusal(Status.NO_RESERVATION, "no_reservation", "the target has no reservation here", 0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rate:
-    """How often one ``of`` (peer, address) may ask."""
-
-    setting: str
-    per_minute: float
-    of: str
-    buckets: KeyedBuckets
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +55,8 @@ class _Circuit:
 class RelayServer:
     """See the module.  ``forwarders``: the names of the actors that own connections; others may come and go.
     ``randomness(n)``: n random bytes, for the tokens of bridges; a node of one forwarder needs none.
-    ``report_wait``: seconds that reports are waited for."""
+    ``report_wait``: seconds that reports are waited for.
+    ``terms``: what the node's owner lets it do at first, None: anything."""
 
     def __init__(
         self,
@@ -118,8 +67,10 @@ class RelayServer:
         randomness: Callable[[int], bytes] | None = None,
         report_wait: float = REPORT_WAIT,
         tracer: AnyTracer | None = None,
+        terms: quota_messages.TermsSet | None = None,
     ) -> None:
         self.policy = policy
+        self._terms = RelayTerms(terms, policy.max_circuits)
         self._spans = AdmissionSpans(tracer)
         self._randomness = randomness
         self._report_wait = report_wait
@@ -141,18 +92,11 @@ class RelayServer:
         # Until each forwarder has reported, requests wait; one that is asked again waits once.
         self._unreported: set[str] = set(self._forwarders)
         self._reported: set[str] = set()
-        self._waiting: dict[tuple[str, int], messages.ReserveAsked | messages.ConnectAsked] = {}
+        self._waiting: dict[tuple[str, int], Asked] = {}
         self._report_deadline: float | None = None
         self._handovers = Handovers()
         self._started = False
-        self._reserve_rates = (
-            _rate("reserve_rate_per_ip", policy.reserve_rate_per_ip, "address"),
-            _rate("reserve_rate_per_peer", policy.reserve_rate_per_peer, "peer"),
-        )
-        self._connect_rates = (
-            _rate("connect_rate_per_ip", policy.connect_rate_per_ip, "address"),
-            _rate("connect_rate_per_peer", policy.connect_rate_per_peer, "peer"),
-        )
+        self._rates = Rates(policy)
 
     # What tests and the node look at.
 
@@ -164,6 +108,10 @@ class RelayServer:
     def refused_here(self) -> dict[str, int]:
         """Requests refused, by the limit that was hit."""
         return dict(self._refused)
+
+    def bytes_last_hour(self, now: float) -> int:
+        """Relayed, as far back as is known here."""
+        return self._terms.last_hour.total(now)
 
     @property
     def circuits_in_all(self) -> int:
@@ -189,11 +137,13 @@ class RelayServer:
                 self._reservations.end(peer, forwarder, connection)
                 self._end_waiting(forwarder, connection)
             case messages.ForwarderReport():
+                told = self._terms.reported(message)
                 self._take_report(message, now)
-                return self._answer_waiting(now)
+                return told + self._answer_waiting(now)
             case messages.ForwarderCounters(forwarder=forwarder):
                 self._counters[forwarder] = message
                 self._loads.reported(forwarder, message.bytes_forwarded, now)
+                self._terms.last_hour.count(message, now)
                 if forwarder not in self._forwarders and not self._handovers:
                     # It reported to a predecessor of ours, which fell before anybody knew of it.
                     return [Send(forwarder, messages.ReportWanted())]
@@ -205,9 +155,15 @@ class RelayServer:
                     self._forwarder_lost(actor)
                 return self._answer_waiting(now)
             case messages.StatusAsked(request_id=request_id, asker=asker) if not self._unreported:
-                return [Send(asker, self._status(request_id))]
+                return [Send(asker, self._status(request_id, now))]
+            case quota_messages.TermsSet():
+                return self._terms.set(message, self._forwarders, now)
+            case quota_messages.QuotaWanted() | quota_messages.QuotaReturned() if message.forwarder in self._forwarders:
+                return self._terms.handle(message, now)
             case messages.ActorUp() | messages.StatusAsked():
                 pass  # a forwarder reports by itself when it starts; until all have, sums would be too small
+            case quota_messages.QuotaWanted() | quota_messages.QuotaReturned():
+                pass  # of one that is gone, or not known yet: that one is asked for a report first
         return []
 
     def next_deadline(self) -> float | None:
@@ -219,6 +175,8 @@ class RelayServer:
             times.append(expiry)
         if (handover := self._handovers.next_deadline()) is not None:
             times.append(handover)
+        if (share_out := self._terms.next_deadline()) is not None:
+            times.append(share_out)
         if self._opening:
             times.append(next(iter(self._opening.values())) + ADMISSION_TIMEOUT)
         return min(times, default=None)
@@ -236,7 +194,7 @@ class RelayServer:
             self._unreported.clear()
         for lost in self._handovers.expire(now):
             self._forwarder_lost(lost)
-        sends += self._answer_waiting(now)
+        sends += self._answer_waiting(now) + self._terms.handle_deadline(now)
         self._reservations.expire(now)
         # In the order of their admission: the first that is young ends the search.
         while self._opening:
@@ -249,7 +207,7 @@ class RelayServer:
 
     # Answers.
 
-    def _asked(self, asked: messages.ReserveAsked | messages.ConnectAsked, now: float) -> list[Send]:
+    def _asked(self, asked: Asked, now: float) -> list[Send]:
         if self._unreported:
             return self._wait(asked)
         if self._handovers:
@@ -261,31 +219,23 @@ class RelayServer:
                 return []
         return self._answer(asked, now)
 
-    def _answer(self, asked: messages.ReserveAsked | messages.ConnectAsked, now: float) -> list[Send]:
+    def _answer(self, asked: Asked, now: float) -> list[Send]:
         if isinstance(asked, messages.ReserveAsked):
             return [self._reserve(asked, now)]
         return self._connect(asked, now)
 
-    def _refuse(self, asked: messages.ReserveAsked | messages.ConnectAsked, refusal: _Refusal) -> Send:
+    def _refuse(self, asked: Asked, refusal: Refusal) -> Send:
         self._refused[refusal.setting] += 1
         self._spans.refused(asked, refusal.setting)
-        reserving = isinstance(asked, messages.ReserveAsked)
-        message = (messages.ReserveRefused if reserving else messages.ConnectRefused)(
-            request_id=asked.request_id,
-            connection=asked.connection,
-            status=int(refusal.status),
-            reason=f"{refusal.reason} ({refusal.setting})",
-            retry_after=refusal.retry_after,
-        )
-        return Send(asked.forwarder, message)
+        return Send(asked.forwarder, refusal.told(asked))
 
-    def _wait(self, asked: messages.ReserveAsked | messages.ConnectAsked) -> list[Send]:
+    def _wait(self, asked: Asked) -> list[Send]:
         key = (asked.forwarder, asked.request_id)
         if len(self._waiting) < MAX_WAITING or key in self._waiting:
             self._waiting[key] = asked
             return []
         reason = f"the relay is starting and {MAX_WAITING} requests wait already"
-        return [self._refuse(asked, _Refusal(Status.RESOURCE_LIMIT_EXCEEDED, "starting", reason, 1))]
+        return [self._refuse(asked, Refusal(Status.RESOURCE_LIMIT_EXCEEDED, "starting", reason, 1))]
 
     def _end_waiting(self, forwarder: str, connection: int) -> None:
         """The connection is gone: what it asked is not to be granted when there is time."""
@@ -300,17 +250,16 @@ class RelayServer:
             return []
         waiting, self._waiting = self._waiting, {}
         asked = [*waiting.values(), *self._handovers.take_held()]
-        return [send for one in asked for send in self._asked(one, now)]
+        return self._terms.begin(now) + [send for one in asked for send in self._asked(one, now)]
 
     def _reserve(self, asked: messages.ReserveAsked, now: float) -> Send:
         policy = self.policy
-        often = self._too_often(self._reserve_rates, asked.address, asked.peer, now)
-        if often is not None:
-            return self._refuse(asked, _Refusal(Status.RESERVATION_REFUSED, *often))
+        refusal = self._terms.refusal(asked, now) or self._rates.exceeded(asked, now)
+        if refusal is not None:
+            return self._refuse(asked, refusal)
         full = self._reservations.refused(asked.peer, asked.address, now)
         if full is not None:
-            refusal = _Refusal(Status.RESERVATION_REFUSED, full.setting, full.reason, full.retry_after)
-            return self._refuse(asked, refusal)
+            return self._refuse(asked, refused(asked, full.setting, full.reason, full.retry_after))
         expires_at = now + policy.reservation_duration
         self._reservations.put(Reservation(asked.peer, asked.forwarder, asked.connection, asked.address, expires_at))
         granted = messages.ReserveGranted(
@@ -321,11 +270,12 @@ class RelayServer:
         return Send(asked.forwarder, granted)
 
     def _connect(self, asked: messages.ConnectAsked, now: float) -> list[Send]:
-        often = self._too_often(self._connect_rates, asked.address, asked.source, now)
-        if often is not None:
-            return [self._refuse(asked, _Refusal(Status.RESOURCE_LIMIT_EXCEEDED, *often))]
-        found = self._may_connect(asked.source, asked.target, asked.address, now)
-        if isinstance(found, _Refusal):
+        found = (
+            self._terms.refusal(asked, now)
+            or self._rates.exceeded(asked, now)
+            or self._may_connect(asked.source, asked.target, asked.address, now)
+        )
+        if isinstance(found, Refusal):
             return [self._refuse(asked, found)]
         admitted = self._admit(asked, found, now)
         if found.forwarder == asked.forwarder:
@@ -356,18 +306,18 @@ class RelayServer:
         admitted = msgspec.structs.replace(admitted, bridge=bridge, token=token, moves=moves)
         return [Send(admitted.target_forwarder, expected), Send(asked.forwarder, admitted)]
 
-    def _may_connect(self, source: bytes, target: bytes, address: str, now: float) -> Reservation | _Refusal:
-        policy, exceeded = self.policy, Status.RESOURCE_LIMIT_EXCEEDED
+    def _may_connect(self, source: bytes, target: bytes, address: str, now: float) -> Reservation | Refusal:
+        exceeded, most = Status.RESOURCE_LIMIT_EXCEEDED, self._terms.max_circuits
         if source == target:
-            return _TO_ITSELF
+            return TO_ITSELF
         held = self._reservations.find(target, now)
         if held is None:
-            return _NO_RESERVATION
-        if len(self._circuits) >= policy.max_circuits:
-            reason = f"all {policy.max_circuits} circuits are in use"
-            return _Refusal(exceeded, "max_circuits", reason, CIRCUIT_RETRY)
+            return NO_RESERVATION
+        if len(self._circuits) >= most:
+            reason = f"all {most} circuits are in use"
+            return Refusal(exceeded, "max_circuits", reason, CIRCUIT_RETRY)
         full = self._counts.refused(source, target, household(address))
-        return held if full is None else _Refusal(exceeded, *full, CIRCUIT_RETRY)
+        return held if full is None else Refusal(exceeded, *full, CIRCUIT_RETRY)
 
     def _admit(self, asked: messages.ConnectAsked, held: Reservation, now: float) -> messages.ConnectAdmitted:
         circuit = self._next_circuit
@@ -386,23 +336,6 @@ class RelayServer:
             limit_duration=self.policy.circuit_duration,
             limit_data=self.policy.circuit_data,
         )
-
-    def _too_often(
-        self, rates: tuple[_Rate, _Rate], address: str, peer: bytes, now: float
-    ) -> tuple[str, str, int] | None:
-        """Setting, reason and seconds to wait.  The address comes first: whoever makes up peers is stopped before
-        each of them is given a bucket.  What is refused costs neither."""
-        if not self.policy.rate_limits:
-            return None
-        keys = (household(address), peer)
-        for rate, key in zip(rates, keys, strict=True):
-            wait = rate.buckets.wait(key, now)
-            if wait > 0:
-                reason = f"more than {rate.per_minute:g} a minute of one {rate.of}"
-                return rate.setting, reason, math.ceil(min(wait, 3600.0))
-        for rate, key in zip(rates, keys, strict=True):
-            rate.buckets.take(key, now)
-        return None
 
     # Tables.
 
@@ -472,6 +405,7 @@ class RelayServer:
             self._refusals_before.update(last.refusals)
         self._spans.lost(forwarder)
         self._reach.pop(forwarder, None)
+        self._terms.lost(forwarder)
         self._loads.forget(forwarder)
         self._reported.discard(forwarder)
         self._unreported.discard(forwarder)
@@ -480,7 +414,7 @@ class RelayServer:
             self._spans.settled(number, failed=True)
             self._forget(number)
 
-    def _status(self, request_id: int) -> messages.StatusAnswer:
+    def _status(self, request_id: int, now: float) -> messages.StatusAnswer:
         refusals = self._refusals_before.copy()
         for counters in self._counters.values():
             refusals.update(counters.refusals)
@@ -493,8 +427,5 @@ class RelayServer:
             refusals=dict(refusals),
             refused_here=self.refused_here,
             granted=self._granted,
+            **self._terms.told(now),
         )
-
-
-def _rate(setting: str, per_minute: float, of: str) -> _Rate:
-    return _Rate(setting, per_minute, of, KeyedBuckets(per_minute / 60, max(per_minute / 4, 1), MAX_RATE_KEYS))

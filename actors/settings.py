@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from actors.relay_mode import ALWAYS, COOPERATIVE
 from actors.settings_table import ROWS, TABLE, UNBOUNDED, Row
 
 # It is the node that says so.
@@ -42,7 +43,8 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One attribute for each row of the table; ``origin``: where each value came from."""
+    """One attribute for each row of the table; ``origin``: where each value came from; ``config``: the settings
+    file, whether there is one or not."""
 
     listen: tuple[str, ...]
     announce: tuple[str, ...]
@@ -63,6 +65,12 @@ class Settings:
     dht_protocol: str
     private_network: bool
     assume_reachable: bool
+    mode: str
+    max_bandwidth: int
+    run_when: str
+    uptime_target: float
+    public: bool
+    incentive: str
     circuit_data: int
     circuit_duration: float
     move_diallers: bool
@@ -112,6 +120,7 @@ class Settings:
     restart_window: float
     origin: Mapping[str, str]
     print_settings: bool
+    config: Path
 
 
 def load_settings(
@@ -145,7 +154,7 @@ def load_settings(
     if not values["listen"]:
         raise SettingsError("listen is empty: a relay listens on at least one address")
     _choose_runtime(values, origin)
-    return Settings(**values, origin=origin, print_settings=arguments.print_settings)
+    return Settings(**values, origin=origin, print_settings=arguments.print_settings, config=config)
 
 
 def _choose_runtime(values: dict[str, Any], origin: dict[str, str]) -> None:
@@ -162,8 +171,15 @@ def _choose_runtime(values: dict[str, Any], origin: dict[str, str]) -> None:
             values["runtime"], origin["runtime"] = "ray", f"{name}, {origin[name]}"
 
 
+def convert(name: str, value: Any, source: str) -> Any:
+    """The value of one setting, as a file or a flag gives it; SettingsError.  ``source``: who gives it."""
+    return _convert(ROWS[name], value, source)
+
+
 def warn_of_contradictions(settings: Settings) -> None:
-    """Say which limit cannot be reached, because another is lower."""
+    """Say which limit cannot be reached, because another is lower, and what is without effect."""
+    if settings.mode != COOPERATIVE and settings.run_when != ALWAYS:
+        log.warning("run_when = %s is without effect: mode = %s", settings.run_when, settings.mode)
     if settings.max_connections < settings.max_reservations:
         log.warning(
             "max_reservations = %d cannot be reached with max_connections = %d: each needs one",

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
 
+from actors.relay_mode import INCENTIVES, MODES, RUN_WHEN
+
 UNBOUNDED: Final = float("inf")
 
 
@@ -169,6 +171,23 @@ TABLE: Final[tuple[Row, ...]] = (
         "address of somebody's choice within this host's own network is never dialled."),
     Row("assume_reachable", "bool", "", False,
         "Publish the node's addresses although nobody has confirmed that it is reached there."),
+    Row("mode", "str", "", "cooperative",
+        "Whether the node relays. cooperative: within max_bandwidth and run_when, which by default forbid nothing: who "
+        "starts a relay wants one. dedicated: always. client-only: for nobody. `descord-relay mode` changes this and "
+        "the settings up to incentive while the node runs.", choices=MODES),
+    Row("max_bandwidth", "int", "MB/hour", 0,
+        "What circuits may carry in all, both directions together, each byte once, spread evenly; 0: any amount. When "
+        "it is spent, new circuits are refused and running ones slow down. The line carries twice as much, in and out, "
+        "and some percent of headers.", most=1_000_000_000),
+    Row("run_when", "str", "", "always",
+        "When a cooperative node takes on something new: always; charging: not on battery; idle: when other programs "
+        "have used less than a third of a core for five minutes.", choices=RUN_WHEN),
+    Row("uptime_target", "float", "", 0.0,
+        "Share of the day (0 to 1) in which a cooperative node means to relay. run_when wins; the status says where it "
+        "keeps the node below.", most=1),
+    Row("public", "bool", "", True, "Whether a dedicated relay is listed in the directory."),
+    Row("incentive", "str", "", "volunteer",
+        "What the node relays for: priority at other relays, credits, or nothing (volunteer).", choices=INCENTIVES),
 
     Row("circuit_data", "int", "bytes each way", 0,
         "What a circuit may carry; 0: unlimited. Fairness is kept by rates and counts, which end no transfer midway, "

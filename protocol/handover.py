@@ -31,7 +31,7 @@ from protocol.yamux import UNLIMITED, Session, Stream
 
 #: Of all that is handed over, in protocol/ and in actors/: raised when a field comes, goes or changes its meaning.  A
 #: successor says which it can read; one that cannot read ours is refused, and nothing is given up.
-VERSION: Final = 1
+VERSION: Final = 2
 
 #: Kinds of connections.
 NOISE: Final = "noise"
@@ -61,6 +61,8 @@ class StreamState(msgspec.Struct, frozen=True, array_like=True):
     fin_after_held: bool
     held: bytes
     waits: bool
+    beyond: int
+    owed: int
 
 
 class SessionState(msgspec.Struct, frozen=True, array_like=True):
@@ -128,6 +130,7 @@ class CircuitState(msgspec.Struct, frozen=True, array_like=True):
     target: tuple[int, int]
     data_limit: int
     opened_at: float
+    overrun: bool = False
 
 
 def decode(data: bytes, kind: type[T], max_bytes: int) -> T:
@@ -271,6 +274,8 @@ def _take_stream(stream: Stream) -> StreamState:
         fin_after_held=stream.fin_after_held,
         held=b"" if stream.held is None else bytes(stream.held),
         waits=out is not None and stream in out.session.connection.waiting,
+        beyond=stream.beyond,
+        owed=stream.owed,
     )
 
 
@@ -286,6 +291,8 @@ def _restore_session(session: Session, state: SessionState) -> None:
         stream.fin_received = one.fin_received
         stream.fin_after_held = one.fin_after_held
         stream.held = bytearray(one.held) if one.held else None
+        stream.beyond = one.beyond
+        stream.owed = one.owed
         session.streams[stream.id] = stream
         session.inbound_streams += one.inbound
         session.unacknowledged += not one.inbound and not one.acknowledged
@@ -317,6 +324,8 @@ def rejoin(switch: Switch, state: CircuitState, source: Stream, target: Stream, 
     for stream, out in ((source, target), (target, source)):
         stream.out = out
         stream.circuit = circuit
+    circuit.overrun = state.overrun
+    switch.meter.join(circuit)
     return circuit
 
 

@@ -20,6 +20,7 @@ from protocol.discovery_messages import (
 )
 from protocol.mdns_messages import MdnsMessage
 from protocol.message_base import Message as _Message
+from protocol.quota_messages import QuotaForwarderMessage, QuotaRelayServerMessage
 from protocol.service_messages import ServiceForwarderMessage, ServiceMessage
 
 # Forwarder -> RelayServer
@@ -52,7 +53,8 @@ class ForwarderReport(_Message, frozen=True):
 
     ``host``: the machine that it runs on.  ``bridges``: where other forwarders reach it: "/unix/PATH" for those of the
     same host, "/ip4/ADDRESS/tcp/PORT" for the others.  ``replaces``: the forwarder whose
-    connections it took over, all that there were.
+    connections it took over, all that there were.  ``serves``, ``rate``: the terms that it goes by
+    (quota_messages.TermsSet).  ``bytes_forwarded``: so far, as in ForwarderCounters.
     """
 
     forwarder: str
@@ -62,6 +64,9 @@ class ForwarderReport(_Message, frozen=True):
     host: str = ""
     bridges: tuple[str, ...] = ()
     replaces: str = ""
+    serves: bool = True
+    rate: float = 0.0
+    bytes_forwarded: int = 0
 
 
 class ReserveAsked(_Message, frozen=True):
@@ -230,7 +235,9 @@ class AddressesChanged(_Message, frozen=True):
 
 class StatusAnswer(_Message, frozen=True):
     """``refusals``: what forwarders counted (actors/refusals.py); ``refused_here``: what RelayServer refused, by the
-    limit that was hit.  A refusal of RelayServer's is in the first by the status that the peer was told."""
+    limit that was hit.  A refusal of RelayServer's is in the first by the status that the peer was told.
+    ``bytes_last_hour``: relayed, as far back as RelayServer knows.  ``listed``: see TermsSet, None: not known.
+    ``max_circuits``: the limit, 0: not known.  ``hourly``: bytes that may pass in an hour, None: any number."""
 
     request_id: int
     reservations: int
@@ -240,6 +247,10 @@ class StatusAnswer(_Message, frozen=True):
     refusals: dict[str, int]
     refused_here: dict[str, int] | None = None
     granted: int = 0
+    bytes_last_hour: int = 0
+    listed: str | None = None
+    max_circuits: int = 0
+    hourly: int | None = None
 
 
 # The runtime -> whoever asked
@@ -310,6 +321,7 @@ RelayServerMessage = (
     | StatusAsked
     | ActorDown
     | ActorUp
+    | QuotaRelayServerMessage
 )
 
 ForwarderMessage = (
@@ -324,6 +336,7 @@ ForwarderMessage = (
     | ActorDown
     | ActorUp
     | ServiceForwarderMessage
+    | QuotaForwarderMessage
 )
 
 MetricsMessage = ForwarderMetrics | ProcessMetrics | StatusAnswer | Undeliverable | ActorDown | ActorUp

@@ -17,6 +17,10 @@ those few bytes are held in ``out.held``.
 transferred in each direction", specs/relay/circuit-v2, "Reservation").  Exactly the budget passes, and the byte
 after it resets both streams.
 
+**Cap.**  What the node relays in all is bounded by the same comparison: under a cap a stream's budget is what has been
+paid for, and a frame beyond it takes the way by :meth:`Switch.push`, where more is paid for or the bytes are held
+(protocol/metering.py).  A node without a cap pays nothing for that.
+
 The walk over frames is here, and not in yamux.py, because it is the code that costs: about 0.4 us for a frame that
 is passed on, beside the ciphers (tests/benchmarks, "1.2 kB").
 """
@@ -27,9 +31,12 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from protocol.errors import LocalProtocolError
+from protocol.metering import MOST_OWED, Meter, window
 from protocol.yamux import DATA, FIN, HEADER, HEADER_SIZE, RST, UNLIMITED, WINDOW_UPDATE, Session, Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from protocol.arena import Arena
 
 #: The stream id within a header, at offset 4: all that changes when a whole frame is passed on.
@@ -48,10 +55,10 @@ class Circuit:
 
     ``source``: the stream of the peer that dialled; ``target``: that of the peer with the reservation.
     ``bytes_to_target``, ``bytes_to_source``: payload passed, without yamux headers.  ``reason``: why it ended, ""
-    while it lives.
+    while it lives.  ``overrun``: more than the limit came, and what is within it waits for quota.
     """
 
-    __slots__ = ("_limit", "id", "opened_at", "reason", "source", "target")
+    __slots__ = ("_limit", "id", "opened_at", "overrun", "reason", "source", "target")
 
     def __init__(self, circuit_id: int, source: Stream, target: Stream, data_limit: int, opened_at: float) -> None:
         self.id = circuit_id
@@ -59,32 +66,66 @@ class Circuit:
         self.target = target
         self.opened_at = opened_at
         self.reason = ""
+        self.overrun = False
         self._limit = data_limit or UNLIMITED
 
     @property
     def bytes_to_target(self) -> int:
-        return self._limit - self.source.budget
+        return self._limit - self.source.budget - self.source.beyond - self.target.owed
 
     @property
     def bytes_to_source(self) -> int:
-        return self._limit - self.target.budget
+        return self._limit - self.target.budget - self.target.beyond - self.source.owed
 
 
 class Switch:
     """The circuits of one arena.
 
     ``window_cap``: see :data:`WINDOW_CAP`.  ``ended``: circuits that ended since the owner last emptied the list.
+    ``meter``: the quota of this forwarder.
     """
 
-    __slots__ = ("_credited", "_step", "arena", "ended", "window_cap")
+    __slots__ = ("_credited", "_most", "_step", "arena", "ended", "meter", "window_cap")
 
     def __init__(self, arena: Arena, window_cap: int = WINDOW_CAP) -> None:
         self.arena = arena
-        self.window_cap = window_cap
+        self.window_cap = self._most = window_cap
         self.ended: list[Circuit] = []
+        self.meter = Meter()
         # A grant is worth a frame when it is a good part of the cap, or of what the sender has left.
         self._step = window_cap // 4
         self._credited: set[Stream] = set()
+
+    def set_rate(self, rate: float, circuits: Iterable[Circuit]) -> None:
+        """From now on ``circuits``, all that there are, pass what quota is there for; 0: all that comes.  ``rate``:
+        bytes a second of the whole node."""
+        self.window_cap = window(rate, self._most) if rate else self._most
+        self._step = self.window_cap // 4
+        if rate and not self.meter.on:
+            self.meter.start(circuits)
+        elif not rate and self.meter.on:
+            self.meter.stop(circuits)
+            self.receive_quota(0)
+
+    def receive_quota(self, amount: int) -> None:
+        """So many more bytes may pass: those that wait go first."""
+        meter, owed = self.meter, self.meter.owed
+        paid = meter.share_out(amount)
+        self.arena.bytes_switched += owed - meter.owed
+        for out in paid:
+            source, circuit = out.out, out.circuit
+            if source is None or circuit is None:
+                continue
+            out.session.send_held(out)
+            self._credited.add(source)
+            if out.owed:
+                continue
+            if circuit.overrun:
+                self.end(circuit, "data limit")
+                continue
+            if source.fin_received and source.fin_sent:
+                source.session.forget(source)
+            self._end_if_finished(circuit)
 
     def join(
         self, circuit_id: int, source: Stream, target: Stream, *, data_limit: int = 0, opened_at: float = 0.0
@@ -103,6 +144,7 @@ class Switch:
             stream.budget = data_limit or UNLIMITED
             stream.owner = None
             self._credited.add(stream)
+        self.meter.join(circuit)
         return circuit
 
     def end(self, circuit: Circuit, reason: str, origin: Stream | None = None) -> None:
@@ -110,6 +152,7 @@ class Switch:
         if circuit.reason:
             return
         circuit.reason = reason
+        self.meter.leave(circuit)
         for stream in (circuit.source, circuit.target):
             if stream is origin:
                 stream.session.forget(stream)
@@ -130,14 +173,26 @@ class Switch:
         out, circuit = stream.out, stream.circuit
         if out is None or circuit is None:
             return
-        size = len(data)
-        allowed = min(size, stream.budget)
-        stream.budget -= allowed
-        self.arena.bytes_switched += allowed
+        view = memoryview(data)
+        size = len(view)
+        if stream.budget < size and stream.beyond:
+            self.meter.pay(stream, size)
+        paid = min(size, stream.budget)
+        owed = min(size - paid, stream.beyond)
+        stream.budget -= paid
+        self.arena.bytes_switched += paid
         if not (out.fin_sent or out.fin_after_held):
-            out.session.send(out, memoryview(data)[:allowed])
-        if allowed < size:
-            self.end(circuit, "data limit")
+            if paid:
+                out.session.send(out, view[:paid])
+            if owed:
+                self.meter.owe(stream, out, view[paid : paid + owed])
+        if paid + owed < size:
+            if out.owed:
+                circuit.overrun = True
+            else:
+                self.end(circuit, "data limit")
+        if self.meter.owed > MOST_OWED:
+            self.end(self.meter.worst(), "the cap left more bytes waiting than are kept")
 
     def forward(self, session: Session, start: int, end: int) -> None:
         """Walk the frames in ``plain[start:end]``: pass on what belongs to circuits, give the session the rest.
@@ -286,9 +341,11 @@ class Switch:
                 continue
             outstanding = stream.receive_window
             allowed = out.send_window
-            if out.held:
-                allowed -= len(out.held)
             want = (allowed if allowed < cap else cap) - outstanding
+            if out.held:
+                want -= len(out.held)
+                if want < step:
+                    continue
             if want > 0 and (want >= outstanding or want >= step):
                 stream.session.grant(stream, want)
         credited.clear()
@@ -342,7 +399,7 @@ class Switch:
         if out is None or circuit is None:
             return
         out.session.finish(out)
-        if stream.fin_sent:
+        if stream.fin_sent and not out.owed:
             stream.session.forget(stream)
         self._end_if_finished(circuit)
 
@@ -350,6 +407,7 @@ class Switch:
         if circuit.reason or not (circuit.source.closed and circuit.target.closed):
             return
         circuit.reason = "finished"
+        self.meter.leave(circuit)
         for stream in (circuit.source, circuit.target):
             stream.out = None
             stream.circuit = None

@@ -88,12 +88,14 @@ class Stream:
 
     ``send_window``: bytes that the peer still allows.  ``receive_window``: bytes that we allowed and that have not
     come yet.  ``held``: bytes for the peer that its window does not allow yet.  ``out``: the stream that this one
-    is switched to, None for a stream that ends here.  ``budget``: bytes that may still be switched from here.
-    ``owner``: what the owner of the session attaches.
+    is switched to, None for a stream that ends here.  ``budget``: bytes that may still be switched from here;
+    ``beyond``: and so many more, once quota is there for them.  ``owed``: of ``held``, how many at its end no quota
+    was there for yet (protocol/metering.py).  ``owner``: what the owner of the session attaches.
     """
 
     __slots__ = (
         "acknowledged",
+        "beyond",
         "budget",
         "circuit",
         "consumed",
@@ -104,6 +106,7 @@ class Stream:
         "id",
         "inbound",
         "out",
+        "owed",
         "owner",
         "receive_window",
         "send_window",
@@ -117,6 +120,7 @@ class Stream:
         self.send_window = INITIAL_WINDOW
         self.receive_window = INITIAL_WINDOW
         self.budget = UNLIMITED
+        self.beyond = self.owed = 0
         self.out: Stream | None = None
         self.circuit: Circuit | None = None
         self.owner: Any = None
@@ -400,10 +404,10 @@ class Session:
         return None
 
     def send_held(self, stream: Stream) -> None:
-        """The window opened: send what was held for it."""
+        """The window opened, or quota came: send what was held for it."""
         held = stream.held
         if held:
-            now = min(stream.send_window, len(held))
+            now = min(stream.send_window, len(held) - stream.owed)
             with memoryview(held) as view:
                 self._data(stream, view[:now])
             del held[:now]

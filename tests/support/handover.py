@@ -67,7 +67,8 @@ class MovingRelay(MemoryRelay):
         handover.add_totals(new, handover.totals(old))
         self.forwarder = new
         if restart_relay_server:
-            self.relay_server = RelayServer(self.relay_server.policy, (new.name,), report_wait=60.0)
+            before = self.relay_server
+            self.relay_server = RelayServer(before.policy, (new.name,), report_wait=60.0, terms=before._terms.terms)
             self._post(self.relay_server.handle_deadline(self.now))
         new.adopted(old.name)
         self._post(new.take_sends())

@@ -16,6 +16,7 @@ from actors.runtime.spec import Runtime
 from actors.settings import load_settings
 from protocol.identity import Identity
 from protocol.messages import StatusAnswer
+from protocol.quota_messages import TermsSet
 from tests.support.peers import seeded
 
 
@@ -43,6 +44,9 @@ class IdleNode(NodeBase):
     def fell(self, actor: str) -> None: ...
 
     def tell_addresses(self) -> None:
+        pass
+
+    def tell_terms(self, terms: TermsSet) -> None:
         pass
 
 
@@ -91,16 +95,16 @@ def test_refusals_are_counted_once_and_by_the_limit_that_was_hit(tmp_path: Path)
     assert line(status).endswith(
         "0.00 GB relayed, 12 refused (max_connections_per_ip 7, max_reservations_per_ip 3, no_reservation 2), "
         "1 circuits failed (stop_timeout 1), 1 connections given up (max_backlog 1), "
-        "4 peers' errors (connection noise 4)"
+        "4 peers' errors (connection noise 4); cooperative: 0.0 MB in the last hour"
     )
 
 
 def test_a_line_names_the_most_frequent_reasons_and_nothing_that_did_not_happen(tmp_path: Path) -> None:
     base = node(tmp_path)
-    assert line(base.told_status(answer(0), 0.0)).endswith("0.00 GB relayed")
+    assert line(base.told_status(answer(0), 0.0)).endswith("0.00 GB relayed; cooperative: 0.0 MB in the last hour")
     many = {f"reason_{number}": number for number in range(1, 8)}
-    assert line(base.told_status(answer(0, many), 0.0)).endswith(
-        "28 refused (reason_7 7, reason_6 6, reason_5 5, reason_4 4, ...)"
+    assert "28 refused (reason_7 7, reason_6 6, reason_5 5, reason_4 4, ...);" in line(
+        base.told_status(answer(0, many), 0.0)
     )
 
 
@@ -127,3 +131,11 @@ def test_a_relay_that_the_internet_does_not_reach_says_so(
     for event in (ready, base.changed()):
         text = line(event)
         assert ("--announce /ip4/YOUR.PUBLIC.IP/tcp/4001" in text) is warned
+
+
+def test_a_node_that_relays_for_nobody_asks_for_no_open_port(tmp_path: Path) -> None:
+    base = node(tmp_path, "--mode", "client-only")
+    base.hidden = True
+    ready = base.ready()
+    assert ready["mode"] == "client-only" and "warning" not in ready
+    assert "relays for nobody" in line(ready)

@@ -35,6 +35,8 @@ class Desk:
         self.issuer = DescriptorIssuer("issuer", IDENTITY, policy, ["dht", "mdns"], "relay_server")
         self.now = NOW
         self.reservations = self.circuits = 0
+        #: What RelayServer says beside that.
+        self.told: dict[str, Any] = {}
         self.published: list[RelayDescriptor | None] = []
 
     def say(self, message: Any) -> None:
@@ -48,7 +50,7 @@ class Desk:
             self.published.append(open_descriptor(envelope, self.now) if envelope else None)
         for send in sends:
             if isinstance(send.message, StatusAsked):
-                answer = StatusAnswer(send.message.request_id, self.reservations, self.circuits, 0, 0, {})
+                answer = StatusAnswer(send.message.request_id, self.reservations, self.circuits, 0, 0, {}, **self.told)
                 self.say(answer)
 
     def run(self, seconds: float) -> None:
@@ -145,3 +147,22 @@ def test_a_clock_that_was_set_back_does_not_make_it_stale() -> None:
     desk.say(ReachabilityChanged((THERE,)))
     first, second = desk.published
     assert first is not None and second is not None and second.sequence > first.sequence
+
+
+def test_it_is_listed_as_what_its_owner_lets_it_be() -> None:
+    desk = Desk()
+    desk.say(ReachabilityChanged((HERE,)))
+    desk.told = {"listed": "cooperative", "max_circuits": 10, "hourly": 1000, "bytes_last_hour": 700}
+    desk.run(LOOK_INTERVAL)
+    first = desk.published[-1]
+    assert first is not None and first.mode == "cooperative"
+    assert (first.capacity.circuits, first.capacity.hourly, first.capacity.load) == (10, 300, 0.7)
+    desk.told["listed"] = "dedicated"
+    desk.run(LOOK_INTERVAL)
+    assert desk.published[-1] is not None and desk.published[-1].mode == "dedicated"
+    desk.told["listed"] = ""  # it relays for nobody now
+    desk.run(LOOK_INTERVAL)
+    assert desk.published[-1] is None
+    desk.told["listed"] = "cooperative"
+    desk.run(LOOK_INTERVAL)
+    assert desk.published[-1] is not None and len(desk.published) == 4

@@ -397,7 +397,7 @@ def test_status_adds_up_what_forwarders_count_and_what_was_refused() -> None:
     relay.handle(m.ForwarderCounters(ZERO, 3, 1, 1000, {"handshake": 2}), 0.0)
     relay.handle(m.ForwarderCounters(ZERO, 4, 1, 2000, {"handshake": 3}), 1.0)
     relay.handle(m.ForwarderCounters(ONE, 1, 0, 10, {"handshake": 1}), 1.0)
-    expected = m.StatusAnswer(7, 1, 1, 5, 2010, {"handshake": 4}, {"no_reservation": 1}, 1)
+    expected = m.StatusAnswer(7, 1, 1, 5, 2010, {"handshake": 4}, {"no_reservation": 1}, 1, 2010, "cooperative", 2048)
     assert relay.handle(m.StatusAsked(7, "cli"), 2.0) == [Send("cli", expected)]
 
 

@@ -34,7 +34,7 @@ def test_without_any_source_all_are_defaults(tmp_path: Path) -> None:
 
 
 def test_each_row_is_an_attribute_and_each_attribute_a_row() -> None:
-    assert {field.name for field in fields(Settings)} - {"origin", "print_settings"} == set(ROWS)
+    assert {field.name for field in fields(Settings)} - {"origin", "print_settings", "config"} == set(ROWS)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)

@@ -152,8 +152,8 @@ def test_there_is_nothing_to_take_of_a_closed_connection_or_amid_a_turn() -> Non
 def test_what_is_made_of_a_state_has_that_state() -> None:
     """Every field at a value that no new connection has."""
     streams = (
-        StreamState(5, True, 11, 12, 13, 14, True, False, True, True, b"held", False),
-        StreamState(2, False, 21, 22, 23, 24, False, True, False, False, b"", False),
+        StreamState(5, True, 11, 12, 13, 14, True, False, True, True, b"held", False, 15, 3),
+        StreamState(2, False, 21, 22, 23, 24, False, True, False, False, b"", False, 25, 0),
     )
     session = SessionState(streams, 8, b"control", b"part", 31, 5, 4, 32, True, True, 33, 34)
     key = Identity.from_seed(seeded("someone")).public_key.encode()
@@ -193,7 +193,7 @@ def test_no_field_is_forgotten() -> None:
         "_parity",  # from initiator
     }  # fmt: skip
     assert set(Stream.__slots__) - set(StreamState.__struct_fields__) == {"session", "owner", "out", "circuit"}
-    assert set(Circuit.__slots__) == {"id", "source", "target", "opened_at", "_limit", "reason"}
+    assert set(Circuit.__slots__) == {"id", "source", "target", "opened_at", "overrun", "_limit", "reason"}
     assert set(noise.Handshake.__slots__) == {
         "_private", "_heard", "_pending", "_expected",  # move
         "_error", "_event", "_output",  # empty between turns

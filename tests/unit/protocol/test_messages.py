@@ -8,10 +8,10 @@ import typing
 import msgspec
 import pytest
 
-from protocol import discovery_messages, mdns_messages, messages, service_messages
+from protocol import discovery_messages, mdns_messages, messages, quota_messages, service_messages
 from protocol.message_base import Message
 
-MODULES = (messages, service_messages, discovery_messages, mdns_messages)
+MODULES = (messages, service_messages, discovery_messages, mdns_messages, quota_messages)
 ALL = {
     kind
     for module in MODULES
