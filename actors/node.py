@@ -266,6 +266,11 @@ class Node(NodeBase):
             await asyncio.sleep(0)
         if self._upgrade is not None and self._upgrade.done:
             self._upgrade.end()
+        elif self.kept:
+            # Blocked in this thread alone, an echo would end the process by another of its threads.
+            for number in keeper.PASSED_ON:
+                asyncio.get_running_loop().remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
         return code
 
     async def status(self, interval: float) -> dict[str, Any]:

@@ -48,7 +48,15 @@ def test_ready_is_printed_when_a_client_can_connect(start: Start) -> None:
     node = start()
     assert node.ready["event"] == "ready"
     assert node.ready["pid"] == node.process.pid
-    assert set(node.ready["actors"]) == {"relay_server", "forwarder/0", "node", "dht", "directory", "issuer"}
+    assert set(node.ready["actors"]) == {
+        "relay_server",
+        "forwarder/0",
+        "node",
+        "dht",
+        "directory",
+        "issuer",
+        "mdns",
+    }
     assert all(address.endswith(f"/p2p/{node.ready['peer_id']}") for address in node.ready["addresses"])
     alice = SocketPeer(node, "alice")
     assert str(alice.connection.peer) == node.ready["peer_id"]
