@@ -40,6 +40,7 @@ class RelayServerPolicy:
     connect_rate_per_peer: float = 600.0
     connect_rate_per_ip: float = 2400.0
     move_diallers: bool = True
+    trusted_peers: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from actors.relay_mode import CLIENT_ONLY, ModePolicy, rate_of
 from actors.settings import Settings
 from actors.supervisor import RestartPolicy
 from protocol.connection import ConnectionLimits
+from protocol.identity import PeerId
 from protocol.yamux import YamuxLimits
 
 
@@ -29,6 +30,7 @@ def relay_server_policy(s: Settings) -> RelayServerPolicy:
         reservation_duration=s.reservation_duration,
         rate_limits=s.rate_limits,
         move_diallers=s.move_diallers,
+        trusted_peers=tuple(PeerId.parse(text).bytes for text in s.trusted_peers),
         reserve_rate_per_peer=s.reserve_rate_per_peer,
         reserve_rate_per_ip=s.reserve_rate_per_ip,
         connect_rate_per_peer=s.connect_rate_per_peer,

@@ -24,6 +24,7 @@ from protocol.descriptor import open_descriptor
 from protocol.discovery_messages import (
     BestRelays,
     BestRelaysWanted,
+    ClassTold,
     DirectoryMessage,
     FoundRelay,
     Observed,
@@ -54,6 +55,9 @@ RATING_TIME: Final = 0.5
 #: Seconds between two looks at relays that nobody asked for, and how many are tried then.
 LOOK_INTERVAL: Final = 600.0
 LOOKED_AT: Final = 4
+
+#: Seconds for which a peer whose relay worked is served as one who relays for others.
+OPERATOR_TIME: Final = 86_400.0
 
 #: Seconds after which what changed is written to disk, and relays that are written.
 SAVE_INTERVAL: Final = 30.0
@@ -111,7 +115,8 @@ class _Search:
 
 class RelayDirectory:
     """See the module.  ``sources``: the actors to ask.  ``tracker``: ReputationTracker, "": none.  ``own``: this
-    node's peer id.  ``private``: private addresses are dialled whoever tells them."""
+    node's peer id.  ``relay_server``: the actor that is told whose relay works, "": none.  ``private``: private
+    addresses are dialled whoever tells them."""
 
     def __init__(
         self,
@@ -123,11 +128,13 @@ class RelayDirectory:
         cache: RelayCache | None = None,
         *,
         private: bool = False,
+        relay_server: str = "",
     ) -> None:
         self.book = RelayBook(own, private=private)
         self._name = name
         self._sources = tuple(sources)
         self._tracker = tracker
+        self._relay_server = relay_server
         self._randomness = randomness
         self._cache = cache
         self._probes = Probes(name, randomness)
@@ -175,6 +182,8 @@ class RelayDirectory:
                 return self._silent(actor, now)
             case ActorUp(actor=actor):
                 self._down.discard(actor)
+                if actor == self._relay_server:  # it knows nothing
+                    return [self._operator(one) for one in self.book.relays.values() if one.works]
         return []
 
     def next_deadline(self) -> float | None:
@@ -270,8 +279,14 @@ class RelayDirectory:
             if self._tracker and (result.latency is not None or result.answer == "unreachable"):
                 kind = "unreachable" if result.latency is None else "probe"
                 sends.append(Send(self._tracker, Observed(result.peer, kind, result.latency or 0.0)))
+            known = self.book.relays.get(result.peer)
+            if self._relay_server and known is not None and known.works:
+                sends.append(self._operator(known))
             self._changed(now)
         return [*sends, *self._advance(now)]
+
+    def _operator(self, known: KnownRelay) -> Send:
+        return Send(self._relay_server, ClassTold(known.peer, known.probed_at + OPERATOR_TIME))
 
     def _advance(self, now: float) -> list[Send]:
         """Try who is worth it, and end the search when there is nothing more to come of it."""
@@ -319,7 +334,7 @@ class RelayDirectory:
             return []
         oldest = sorted(self.book.relays.values(), key=lambda one: one.probed_at)
         chosen = [one for one in oldest if one.peer not in self._probes.peers and not _fresh(one, now)][:LOOKED_AT]
-        return [send for one in chosen for send in self._probe(one, reserve=False)]
+        return [send for one in chosen for send in self._probe(one, reserve=True)]
 
     # Answers.
 

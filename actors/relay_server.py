@@ -22,7 +22,8 @@ from actors.loads import Loads
 from actors.relay_handover import Handovers
 from actors.relay_terms import RelayTerms
 from actors.reservations import Reservation, Reservations, group_of, household
-from protocol import messages, quota_messages
+from actors.standing import Standing
+from protocol import discovery_messages, messages, quota_messages
 from protocol.relay_hop import Status
 from tracing.tracer import AnyTracer
 
@@ -77,8 +78,13 @@ class RelayServer:
         self._reach: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._loads = Loads()
         self._forwarders = dict.fromkeys(forwarders)
+        self._standing = Standing(policy.trusted_peers, policy.max_reservations, self._terms.max_circuits)
         self._reservations = Reservations(
-            policy.max_reservations, policy.max_reservations_per_ip, policy.max_reservations_per_group, group
+            policy.max_reservations,
+            policy.max_reservations_per_ip,
+            policy.max_reservations_per_group,
+            group,
+            self._standing.peer_left,
         )
         self._circuits: dict[int, _Circuit] = {}
         self._opening: dict[int, float] = {}
@@ -156,7 +162,10 @@ class RelayServer:
                 return self._answer_waiting(now)
             case messages.StatusAsked(request_id=request_id, asker=asker) if not self._unreported:
                 return [Send(asker, self._status(request_id, now))]
+            case discovery_messages.ClassTold():
+                self._standing.told(message, now)
             case quota_messages.TermsSet():
+                self._standing.circuits.limit = message.max_circuits
                 return self._terms.set(message, self._forwarders, now)
             case quota_messages.QuotaWanted() | quota_messages.QuotaReturned() if message.forwarder in self._forwarders:
                 return self._terms.handle(message, now)
@@ -260,8 +269,10 @@ class RelayServer:
         full = self._reservations.refused(asked.peer, asked.address, now)
         if full is not None:
             return self._refuse(asked, refused(asked, full.setting, full.reason, full.retry_after))
+        if (kept := self._standing.refusal(asked, CIRCUIT_RETRY, now)) is not None:
+            return self._refuse(asked, kept)
         expires_at = now + policy.reservation_duration
-        self._reservations.put(Reservation(asked.peer, asked.forwarder, asked.connection, asked.address, expires_at))
+        self._put(Reservation(asked.peer, asked.forwarder, asked.connection, asked.address, expires_at), now)
         granted = messages.ReserveGranted(
             asked.request_id, asked.connection, expires_at, policy.circuit_duration, policy.circuit_data
         )
@@ -275,6 +286,8 @@ class RelayServer:
             or self._rates.exceeded(asked, now)
             or self._may_connect(asked.source, asked.target, asked.address, now)
         )
+        if not isinstance(found, Refusal):
+            found = self._standing.refusal(asked, CIRCUIT_RETRY, now) or found
         if isinstance(found, Refusal):
             return [self._refuse(asked, found)]
         admitted = self._admit(asked, found, now)
@@ -339,8 +352,13 @@ class RelayServer:
 
     # Tables.
 
+    def _put(self, reservation: Reservation, now: float) -> None:
+        self._reservations.put(reservation)
+        self._standing.peer_reserved(reservation.peer, now)
+
     def _remember(self, number: int, circuit: _Circuit) -> None:
         self._circuits[number] = circuit
+        self._standing.circuit_began(number, circuit.source, circuit.target, circuit.admitted_at)
         self._counts.add(circuit.source, circuit.target, circuit.household)
 
     def _opened(self, number: int, forwarder: str) -> None:
@@ -354,6 +372,7 @@ class RelayServer:
         self._opening.pop(number, None)
         circuit = self._circuits.pop(number, None)
         if circuit is not None:
+            self._standing.circuit_ended(number)
             self._counts.remove(circuit.source, circuit.target, circuit.household)
 
     def _take_report(self, report: messages.ForwarderReport, now: float) -> None:
@@ -374,9 +393,7 @@ class RelayServer:
         self._unreported.discard(forwarder)
         for held in report.reservations:
             if held.expires_at > now:
-                self._reservations.put(
-                    Reservation(held.peer, forwarder, held.connection, held.address, held.expires_at)
-                )
+                self._put(Reservation(held.peer, forwarder, held.connection, held.address, held.expires_at), now)
         for one in report.circuits:
             self._forget(one.circuit)
             home = household(one.address)

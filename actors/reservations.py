@@ -98,15 +98,22 @@ class Reservations:
     cleaned now and then, which spread over what filled it costs the same too); losing a forwarder walks the table.
 
     ``group``: from an address to what is counted together, for instance an AS number where a table of them is at hand.
+    ``left``: called when the last reservation of a peer has ended.
     """
 
-    __slots__ = ("_addresses", "_expiries", "_group", "_groups", "_held", "_table", "limits")
+    __slots__ = ("_addresses", "_expiries", "_group", "_groups", "_held", "_left", "_table", "limits")
 
     def __init__(
-        self, max_all: int, max_per_ip: int, max_per_group: int, group: Callable[[str], str] = group_of
+        self,
+        max_all: int,
+        max_per_ip: int,
+        max_per_group: int,
+        group: Callable[[str], str] = group_of,
+        left: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         self.limits = (max_all, max_per_ip, max_per_group)
         self._group = group
+        self._left = left
         # Of each peer the connections on which it reserved, the one used last at the end.
         self._table: dict[bytes, dict[tuple[str, int], Reservation]] = {}
         self._held = 0
@@ -206,6 +213,7 @@ class Reservations:
             self._count(held.pop(key), -1)
         if not held:
             del self._table[peer]
+            self._left(peer)
 
     def _count(self, reservation: Reservation, step: int) -> None:
         self._held += step

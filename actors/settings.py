@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.relay_mode import ALWAYS, COOPERATIVE
-from actors.settings_table import ROWS, TABLE, UNBOUNDED, Row
+from actors.settings_table import LISTS, ROWS, TABLE, UNBOUNDED, Row
 
 # It is the node that says so.
 log = logging.getLogger("actors.node")
@@ -83,6 +83,7 @@ class Settings:
     max_circuits_per_peer: int
     max_circuits_per_ip: int
     max_circuits_per_pair: int
+    trusted_peers: tuple[str, ...]
     max_connections: int
     max_connections_per_ip: int
     max_inbound_streams: int
@@ -149,7 +150,7 @@ def load_settings(
             origin[name] = source
     data_dir = Path(values["data_dir"]) if values["data_dir"] else _folder(environ, "XDG_STATE_HOME", ".local/state")
     values["data_dir"] = data_dir.expanduser()
-    for name in ("listen", "announce", "public_relays"):
+    for name in ("listen", "announce", "public_relays", "trusted_peers"):
         values[name] = tuple(values[name])
     if not values["listen"]:
         raise SettingsError("listen is empty: a relay listens on at least one address")
@@ -229,8 +230,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             text += f" Default: {shown}{' ' + row.unit if row.unit else ''}."
         if row.kind == "bool":
             parser.add_argument(flag, nargs="?", const="on", metavar="on|off", help=text)
-        elif row.kind == "addresses":
-            parser.add_argument(flag, action="append", metavar="MULTIADDR", help=text + " Repeatable.")
+        elif row.kind in LISTS:
+            metavar = "MULTIADDR" if row.kind == "addresses" else "PEER_ID"
+            parser.add_argument(flag, action="append", metavar=metavar, help=text + " Repeatable.")
         else:
             parser.add_argument(flag, metavar=_metavar(row), help=text)
     return parser
@@ -278,7 +280,7 @@ def _from_environment(environ: Mapping[str, str], *, strict: bool) -> dict[str, 
             if strict:
                 raise SettingsError(f"{variable}: there is no setting {name}{_nearest(name)}")
             continue
-        if ROWS[name].kind == "addresses":
+        if ROWS[name].kind in LISTS:
             given[name] = [text.strip() for text in value.split(",")] if value.strip() else []
         else:
             given[name] = value
@@ -315,7 +317,7 @@ def _convert(row: Row, value: Any, source: str) -> Any:
             raise wrong() from None
         if not row.least <= converted <= row.most or converted == UNBOUNDED:
             raise wrong()
-    elif row.kind == "addresses":
+    elif row.kind in LISTS:
         if isinstance(value, str):
             converted = [value]
         if not isinstance(converted, list) or not all(isinstance(text, str) for text in converted):

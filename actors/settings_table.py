@@ -19,7 +19,8 @@ UNBOUNDED: Final = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``kind``: bool, int, float, str, path or addresses.  ``unit``: of the value.  ``least``, ``most``: inclusive."""
+    """``kind``: bool, int, float, str, path, addresses or peers (both lists).  ``unit``: of the value.  ``least``,
+    ``most``: inclusive."""
 
     name: str
     kind: str
@@ -40,6 +41,8 @@ class Row:
             return "on or off"
         if self.kind == "addresses":
             return "multiaddrs, for example /ip4/0.0.0.0/tcp/4001"
+        if self.kind == "peers":
+            return "peer ids, for example 12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
         if self.kind in ("str", "path"):
             return "text" if self.kind == "str" else "a path"
         number = "a whole number" if self.kind == "int" else "a number"
@@ -112,11 +115,25 @@ def _relay_form(addresses: list[str]) -> str | None:
     return None
 
 
+def _peers_form(peers: list[str]) -> str | None:
+    from protocol.identity import PeerId
+
+    for text in peers:
+        try:
+            PeerId.parse(text)
+        except ValueError as error:
+            return str(error)
+    return None
+
+
 def _protocol_form(text: str) -> str | None:
     if not re.fullmatch(r"(/[A-Za-z0-9._-]{1,64}){2,4}", text):
         return f"{text} is no protocol's name, such as /descord/kad/1.0.0"
     return None
 
+
+#: Kinds of settings that are lists.
+LISTS: Final = ("addresses", "peers")
 
 KIB: Final = 1024
 MIB: Final = 1024 * 1024
@@ -224,6 +241,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("max_circuits_per_pair", "int", "", 32,
         "Circuits of one dialler to one target, so that no one dialler takes all of a target's. Applications need one.",
         least=1, most=1_000_000),
+    Row("trusted_peers", "peers", "", [],
+        "Peers that are served before the public when the relay is full: your own, your friends'.", check=_peers_form),
     Row("max_connections", "int", "", 4096,
         "TCP connections at a time. A peer that sends the start of a message and waits costs at most 64 KiB.",
         least=2, most=1_000_000),

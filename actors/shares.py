@@ -15,6 +15,7 @@ least FLOOR[public], whoever came first.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 OPERATOR: Final = "operator"
@@ -44,15 +45,21 @@ def best(*classes: str) -> str:
 
 
 class Shares:
-    """``limit``: slots in all.  About 3 us a request, whatever their number."""
+    """``limit``: slots in all.  ``expected``: the classes that there is anybody of.  About 3 us a request, whatever
+    their number."""
 
-    __slots__ = ("_peaks", "_used", "limit")
+    __slots__ = ("_expected", "_peaks", "_used", "limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, expected: Iterable[str] = CLASSES) -> None:
         self.limit = limit
+        self._expected = set(expected)
         self._used = dict.fromkeys(CLASSES, 0)
         #: Of each class that adapts: what it wanted at most, and when that was.
         self._peaks = dict.fromkeys(CLASSES, (0.0, 0.0))
+
+    def expect(self, name: str) -> None:
+        """There is somebody of that class."""
+        self._expected.add(name)
 
     def used(self, name: str) -> int:
         return self._used[name]
@@ -63,6 +70,8 @@ class Shares:
 
     def guarantee(self, name: str, now: float) -> int:
         """Slots that the others leave to it."""
+        if name not in self._expected:
+            return 0
         wanted = HEADROOM * self._peak(name, now)
         least, most = (share[name] * self.limit for share in (FLOOR, CEILING))
         return int(min(max(wanted, least), most))
@@ -74,7 +83,8 @@ class Shares:
         others = [other for other in CLASSES if other != name]
         if own < self.guarantee(name, now):
             # One of the slots that the others left free is its own; what is promised to them come what may is not.
-            return free > sum(max(int(FLOOR[other] * self.limit) - self._used[other], 0) for other in others)
+            floors = {other: int(FLOOR[other] * self.limit) for other in others if other in self._expected}
+            return free > sum(max(floor - self._used[other], 0) for other, floor in floors.items())
         return free > sum(max(self.guarantee(other, now) - self._used[other], 0) for other in others)
 
     def came(self, name: str) -> None:

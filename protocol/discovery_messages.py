@@ -81,6 +81,14 @@ class Observed(Message, frozen=True):
     carried: int = 0
 
 
+class ClassTold(Message, frozen=True):
+    """To RelayServer: ``peer`` is an operator, whose relay works, ``until`` then (Unix time); a time that is over: no
+    longer."""
+
+    peer: bytes
+    until: float
+
+
 class RatingsWanted(Message, frozen=True):
     request_id: int
     asker: str
@@ -137,6 +145,9 @@ class BestRelays(Message, frozen=True):
     relays: tuple[FoundRelay, ...]
     problems: tuple[str, ...] = ()
 
+
+#: To RelayServer.
+StandingMessage = ClassTold
 
 #: To DHTAdvertiser and MdnsDiscovery.
 DiscoveryMessage = DescriptorChanged | RelaysWanted | DhtModeChanged

@@ -17,6 +17,7 @@ from protocol.discovery_messages import (
     PublicRelaysMessage,
     ReachabilityMessage,
     ReputationMessage,
+    StandingMessage,
 )
 from protocol.mdns_messages import MdnsMessage
 from protocol.message_base import Message as _Message
@@ -322,6 +323,7 @@ RelayServerMessage = (
     | ActorDown
     | ActorUp
     | QuotaRelayServerMessage
+    | StandingMessage
 )
 
 ForwarderMessage = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actors.settings_table import TABLE
+from actors.settings_table import LISTS, TABLE
 
 README = Path(__file__).parents[2] / "README.md"
 START, END = "<!-- settings -->\n", "<!-- /settings -->"
@@ -17,7 +17,7 @@ def table() -> str:
     lines = ["| setting | default | why |", "| --- | --- | --- |"]
     for row in TABLE:
         default = {True: "on", False: "off"}.get(row.default, row.default) if row.kind == "bool" else row.default
-        if row.kind == "addresses":
+        if row.kind in LISTS:
             default = ", ".join(f"`{text}`" for text in row.default) or "none"
         unit = f" {row.unit}" if row.unit and default != "" else ""
         shown = f"{default:g}" if isinstance(default, float) else str(default)

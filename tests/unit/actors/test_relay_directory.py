@@ -387,7 +387,7 @@ def test_relays_are_looked_at_over_time() -> None:
     for relay in relays:
         town.say(relay.found("dht"))
     town.run(LOOK_INTERVAL * 8)
-    assert all(relay.asked[ping.PROTOCOL] >= 1 and not relay.asked[relay_hop.PROTOCOL] for relay in relays)
+    assert all(relay.asked[ping.PROTOCOL] >= 1 for relay in relays)
     assert sum(relay.asked[ping.PROTOCOL] for relay in relays) <= LOOKED_AT * 16
 
 

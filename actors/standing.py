@@ -1,0 +1,87 @@
+"""RelayServer's part in whom it serves first: of which class a peer is, and what is left for it.
+
+A peer is *trusted* when this relay's owner lists it, and an *operator* while RelayDirectory knows it as a working
+relay, tried of late; else it is of the *public*.  A circuit has the better class of its two ends.  What a class is
+given when the relay is full is in actors/shares.py; a class that nobody is of has nothing kept for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from actors.admission import Asked, Refusal, refused
+from actors.shares import OPERATOR, PUBLIC, TRUSTED, Shares, best
+from protocol import messages
+from protocol.discovery_messages import ClassTold
+
+#: Operators that are remembered.  Each costs some 200 bytes; a network has no more relays that one node has tried.
+MAX_OPERATORS: Final = 4096
+
+
+class Standing:
+    """``trusted``: ids of peers.  ``reservations``, ``circuits``: slots in all."""
+
+    def __init__(self, trusted: Collection[bytes], reservations: int, circuits: int) -> None:
+        expected = (PUBLIC, TRUSTED) if trusted else (PUBLIC,)
+        self.reservations = Shares(reservations, expected)
+        self.circuits = Shares(circuits, expected)
+        self._trusted = frozenset(trusted)
+        self._operators: dict[bytes, float] = {}
+        self._reserved: dict[bytes, str] = {}
+        self._circuits: dict[int, str] = {}
+
+    def class_of(self, peer: bytes, now: float) -> str:
+        if self._operators.get(peer, 0.0) > now:
+            return OPERATOR
+        return TRUSTED if peer in self._trusted else PUBLIC
+
+    def told(self, message: ClassTold, now: float) -> None:
+        """A peer is an operator until then, or no longer; what it holds counts for its class from now on."""
+        if message.until > now:
+            if message.peer not in self._operators and len(self._operators) >= MAX_OPERATORS:
+                del self._operators[min(self._operators, key=self._operators.__getitem__)]
+            self._operators[message.peer] = message.until
+            self.reservations.expect(OPERATOR)
+            self.circuits.expect(OPERATOR)
+        else:
+            self._operators.pop(message.peer, None)
+        before = self._reserved.get(message.peer)
+        if before is not None and (after := self.class_of(message.peer, now)) != before:
+            self.reservations.left(before)
+            self.reservations.came(after)
+            self._reserved[message.peer] = after
+
+    def refusal(self, asked: Asked, retry_after: int, now: float) -> Refusal | None:
+        """Why there is no slot for ``asked`` although there are free ones; None: there is one."""
+        if isinstance(asked, messages.ReserveAsked):
+            if asked.peer in self._reserved or self.reservations.admits(self.class_of(asked.peer, now), now):
+                return None
+        elif self.circuits.admits(self._circuit_class(asked.source, asked.target, now), now):
+            return None
+        reason = "what is free is kept for those who relay for others"
+        return refused(asked, "reserved_slots", reason, retry_after)
+
+    def _circuit_class(self, source: bytes, target: bytes, now: float) -> str:
+        return best(self.class_of(source, now), self.class_of(target, now))
+
+    # What is held.
+
+    def peer_reserved(self, peer: bytes, now: float) -> None:
+        """It has a reservation, its first or another."""
+        if peer not in self._reserved:
+            self._reserved[peer] = name = self.class_of(peer, now)
+            self.reservations.came(name)
+
+    def peer_left(self, peer: bytes) -> None:
+        """Its last reservation has ended."""
+        if (name := self._reserved.pop(peer, None)) is not None:
+            self.reservations.left(name)
+
+    def circuit_began(self, number: int, source: bytes, target: bytes, now: float) -> None:
+        self._circuits[number] = name = self._circuit_class(source, target, now)
+        self.circuits.came(name)
+
+    def circuit_ended(self, number: int) -> None:
+        if (name := self._circuits.pop(number, None)) is not None:
+            self.circuits.left(name)
