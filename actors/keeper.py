@@ -12,6 +12,7 @@ passed on.  Nothing is imported that is not needed: the keeper stays for as long
 from before the exec until they are asked for.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -51,11 +52,26 @@ def announced(descriptor: int, node: int) -> int:
             pass
 
 
+def hung_up() -> bool:
+    """Whether the terminal that this ran in is gone: another answer than that there was none."""
+    try:
+        os.tcgetpgrp(0)
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
+
+
 def main(descriptor: int, node: int) -> int:
     """Until no child is left; the exit code of the last."""
     block()
     os.set_blocking(descriptor, False)
     code = 0
+    if hung_up():
+        # A thread of the process that this was may have taken that signal, and nobody would hear of it.
+        try:
+            os.kill(node, signal.SIGHUP)
+        except ProcessLookupError:
+            pass
     while True:
         while True:
             try:
