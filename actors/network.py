@@ -1,10 +1,11 @@
 """The actors by which a node is one of a network of relays: what there is of them, and how each is made.
 
-    dht         DHTAdvertiser       publishes our descriptor, finds those of others, keeps records for them
-    directory   RelayDirectory      every relay that is known, tried and rated
-    issuer      DescriptorIssuer    what this relay says of itself
-    mdns        MdnsDiscovery       relays on the same network
-    public      PublicRelays        relays that a person has configured
+    dht           DHTAdvertiser       publishes our descriptor, finds those of others, keeps records for them
+    directory     RelayDirectory      every relay that is known, tried and rated
+    issuer        DescriptorIssuer    what this relay says of itself
+    mdns          MdnsDiscovery       relays on the same network
+    public        PublicRelays        relays that a person has configured
+    reachability  Reachability      whether others reach us, and whether we reach others that ask
 
 They are made the same way on every runtime (actors/runtime/spec.py).  On Ray, DHTAdvertiser has a process of its own,
 for strangers keep it busy; the others live in the node's, for they are asked now and then.
@@ -19,7 +20,7 @@ from typing import Literal
 
 from actors.dht_advertiser import DHTAdvertiser
 from actors.mdns_discovery import MdnsDiscovery
-from actors.network_names import DHT, DIRECTORY, ISSUER, MDNS, PUBLIC, sources
+from actors.network_names import DHT, DIRECTORY, ISSUER, MDNS, PUBLIC, REACHABILITY, sources
 from actors.own_descriptor import DescriptorIssuer, DescriptorPolicy
 from actors.parts import RELAY_SERVER
 from actors.ports.dht_storage import DhtStorage
@@ -29,6 +30,7 @@ from actors.ports.names import Names
 from actors.ports.relay_cache import RelayCacheFile
 from actors.ports.resolver import Resolver, ResolverPolicy
 from actors.public_relays import PublicRelays
+from actors.reachability import Reachability, ReachabilityPolicy
 from actors.record_store import MemoryStore
 from actors.relay_directory import RelayDirectory
 from actors.runtime.spec import ActorSpec, Part, Surroundings
@@ -54,6 +56,7 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
             {"settings": settings, "identity": identity.encode(), "addresses": tuple(addresses)},
             with_node=True,
         ),
+        REACHABILITY: ActorSpec(where + "reachability", {"settings": settings, "own": own}, with_node=True),
     }
     if settings.mdns:
         arguments = {"settings": settings, "own": own, "addresses": tuple(addresses)}
@@ -64,7 +67,7 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
 
 
 def public(surroundings: Surroundings, settings: Settings) -> Part:
-    actor = PublicRelays(settings.public_relays, [DHT, DIRECTORY])
+    actor = PublicRelays(settings.public_relays, [DHT, DIRECTORY, REACHABILITY])
     resolver = Resolver(ResolverPolicy(timeout=settings.resolver_timeout))
     names = Names(actor, resolver, surroundings.post, surroundings.name)
 
@@ -114,8 +117,9 @@ def directory(surroundings: Surroundings, settings: Settings, own: bytes) -> Par
 
 
 def mdns(surroundings: Surroundings, settings: Settings, own: bytes, addresses: tuple[bytes, ...]) -> Part:
+    told = [DIRECTORY, DHT, REACHABILITY]
     actor = MdnsDiscovery(
-        surroundings.name, PeerId(own), [DIRECTORY, DHT], random_bytes, addresses, loopback=settings.private_network
+        surroundings.name, PeerId(own), told, random_bytes, addresses, loopback=settings.private_network
     )
     port = Multicast(actor, surroundings.post, name=surroundings.name)
     port.start()
@@ -140,3 +144,11 @@ def issuer(
         private=settings.private_network,
     )
     return DescriptorIssuer(surroundings.name, Identity.decode(identity), policy, [DHT], RELAY_SERVER, addresses)
+
+
+def reachability(surroundings: Surroundings, settings: Settings, own: bytes) -> Reachability:
+    """On a network of one's own one peer's word will do: nobody there is a stranger, and there may be no second."""
+    private = settings.private_network
+    policy = ReachabilityPolicy(quorum=1 if private else 2, private=private)
+    dht = "" if settings.assume_reachable else DHT
+    return Reachability(surroundings.name, own, [ISSUER], dht, [DHT], random_bytes, policy)

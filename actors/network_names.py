@@ -11,11 +11,12 @@ DIRECTORY: Final = "directory"
 ISSUER: Final = "issuer"
 MDNS: Final = "mdns"
 PUBLIC: Final = "public"
+REACHABILITY: Final = "reachability"
 
 
 def services(settings: Settings) -> tuple[str, ...]:
     """Those that speak protocols over the forwarders' connections."""
-    return (DHT, DIRECTORY) if settings.discovery else ()
+    return (DHT, DIRECTORY, REACHABILITY) if settings.discovery else ()
 
 
 def sources(settings: Settings) -> tuple[str, ...]:
@@ -27,4 +28,4 @@ def sources(settings: Settings) -> tuple[str, ...]:
 
 def listeners(settings: Settings) -> tuple[str, ...]:
     """Those that are told when the node's addresses change."""
-    return (ISSUER, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
+    return (ISSUER, REACHABILITY, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
