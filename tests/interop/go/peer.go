@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/multiformats/go-multiaddr"
@@ -28,6 +29,8 @@ type interopPeer struct {
 	host host.Host
 	raw  rawCircuits
 	dht  *dht.IpfsDHT // once it is wanted
+
+	autonat *autonatv2.AutoNAT // once it is wanted
 
 	mu         sync.Mutex
 	identified map[peer.ID]event.EvtPeerIdentificationCompleted
@@ -68,6 +71,8 @@ func (p *interopPeer) commands() map[string]handler {
 		"raw_end":         p.rawEnd,
 		"stop_raw":        p.stopRaw,
 		"mdns":            p.startMDNS,
+		"autonat":         p.startAutonat,
+		"reach":           p.reach,
 		"dht_join":        p.joinDHT,
 		"dht_peers":       p.dhtPeers,
 		"provide":         p.provide,

@@ -1,0 +1,48 @@
+"""AutoNAT v2 with go-libp2p, which has it: its servers confirm us to ourselves, and ours tell it the truth."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from .conftest import StartNode, StartPeer
+from .test_discovery import NAME, PREFIX, wait_for
+
+# Nothing here has a public address; nobody's word but that of others makes a relay known.
+HERE = {"private_network": "on", "assume_reachable": "off", "mdns": "off"}
+
+
+@pytest.mark.parametrize("ours", ["127.0.0.1", "127.0.0.2"], ids=["where it is seen", "elsewhere, for data"])
+def test_what_a_go_server_confirms_is_published(
+    ours: str, start_peer: StartPeer, start_node: StartNode, tmp_path: Path
+) -> None:
+    """The relay is told of one peer, and is found by others only once that has dialled it."""
+    server = start_peer("go")
+    (address,) = server.call("listen", addr="/ip4/127.0.0.1/tcp/0")["addrs"][:1]
+    known = address if "/p2p/" in address else f"{address}/p2p/{server.peer_id}"
+    server.call("dht_join", prefix=PREFIX, server=True, addrs=[])
+    server.call("autonat")
+    relay = start_node(tmp_path / "relay", listen=f"/ip4/{ours}/tcp/0", public_relays=known, **HERE)
+
+    other = start_peer("go")
+    other.call("dht_join", prefix=PREFIX, server=False, addrs=[known])
+    found = wait_for(lambda: other.call("find", name=NAME)["peers"].get(relay.peer_id))
+    assert relay.addresses[0].split("/p2p/")[0] in [one.split("/p2p/")[0] for one in found]
+
+
+def test_a_go_client_is_told_the_truth(start_peer: StartPeer, start_node: StartNode, tmp_path: Path) -> None:
+    """Of where it listens, by way of data of where else it listens, and of where nobody does."""
+    relay = start_node(tmp_path / "relay", **HERE)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen: what connects is refused
+        silent = f"/ip4/127.0.0.1/tcp/{nobody.getsockname()[1]}"
+        for host, reached in (("127.0.0.1", True), ("127.0.0.2", True), ("", False)):
+            peer = start_peer("go")
+            (address,) = peer.call("listen", addr=f"/ip4/{host or '127.0.0.1'}/tcp/0")["addrs"][:1]
+            peer.call("autonat")
+            peer.call("connect", addr=relay.addresses[0])
+            asked = address.split("/p2p/")[0] if reached else silent
+            told = peer.call("reach", addr=asked)
+            assert (told["reached"], told["refused"]) == (reached, False)
