@@ -24,8 +24,11 @@ MAX_OF_NETWORK: Final = 4
 #: Addresses of one.
 MAX_ADDRESSES: Final = 8
 
-#: Seconds until one is asked again that does not speak the protocol, or says what is not so.
+#: Seconds until one is asked again that does not speak the protocol.
 REST: Final = 6 * 3600.0
+
+#: Seconds until one is asked again that says what is not so: on a bad line, what it sent may have been lost.
+DOUBT: Final = 3600.0
 
 #: Seconds until one is asked again that has no time, or would not dial; that is not there: doubling up to REST.
 PAUSE: Final = 300.0
@@ -110,8 +113,10 @@ class AutonatServers:
                 case "away":
                     known.again_at = now + min(PAUSE * 2.0 ** min(known.failures, 16), REST)
                     known.failures += 1
-                case "none" | "odd":
+                case "none":
                     known.speaks, known.again_at = False, now + REST
+                case "odd":
+                    known.speaks, known.again_at = False, now + DOUBT
         return network if result.outcome in ("reached", "failed") else ""
 
     def _met(self, result: Asked) -> str:

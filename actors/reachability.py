@@ -5,7 +5,8 @@
 
 An address is confirmed when ``quorum`` networks have reached it and fewer say that they could not, and withdrawn when
 it is the other way round, or when nobody could be asked for long.  So one server alone can neither confirm nor deny.
-One that lies outvotes the others only from as many networks as there are honest ones.
+To have reached us is proved, and not to have is a mere word: who would deny what was not denied before has as many
+servers again asked, at once, and the most of all decide.
 
 The DHT's part begins as a server's.  It becomes a client's when every address is denied, or when there is none that
 could be reached; while there are too few servers to tell, it stays what it is, for somebody must be the first.
@@ -79,8 +80,8 @@ class ReachabilityPolicy:
 
 @dataclass(slots=True)
 class _Candidate:
-    """``votes``: by network, whether it reached us and when it said so.  ``verdict``: None: none yet.  ``starved``: the
-    last round, at ``last``, had fewer voices than the quorum."""
+    """``votes``: by network, whether it reached us and when it said so, of those that decided nothing yet.
+    ``verdict``: None: none yet.  ``starved``: the last round, at ``last``, had fewer voices than the quorum."""
 
     due: float
     verdict: bool | None = None
@@ -96,6 +97,7 @@ class _Round:
     address: bytes
     wanted: int
     tries: int = 0
+    doubted: bool = False
     voices: int = 0
     peers: set[bytes] = field(default_factory=set)
     networks: set[str] = field(default_factory=set)
@@ -148,6 +150,7 @@ class Reachability:
                 self._forwarder_ready(message)
             case AddressesChanged(addresses=addresses):
                 self._listed = addresses
+                self._seen.clear()  # of the interfaces of before
             case RelayFound(peer=peer, addresses=addresses):
                 if self._servers.learn(peer, addresses):
                     self._server_known(now)
@@ -237,10 +240,10 @@ class Reachability:
     # Streams.
 
     def _heard(self, message: StreamMessage, now: float) -> None:
-        if not message.request_id and not message.dialled:
-            self._reached_at(message.local, now)
         match message.protocol, message.request_id:
             case autonat.DIAL_REQUEST, 0:
+                if not message.dialled:
+                    self._reached_at(message.local, now)
                 self._server.own = self._own
                 self._server.asked(message, now)
             case autonat.DIAL_BACK, 0:
@@ -252,7 +255,7 @@ class Reachability:
                 self._asks.message(message, now)
 
     def _reached_at(self, local: bytes, now: float) -> None:
-        if may_dial(local, private=self.policy.private):
+        if local not in self._own and may_dial(local, private=self.policy.private):
             self._seen[local] = now
             self._seen.move_to_end(local)
             if len(self._seen) > MAX_SEEN:
@@ -339,15 +342,22 @@ class Reachability:
         if candidate is None:
             return
         quorum = self.policy.quorum
+        if not asking.doubted and candidate.verdict is not False and _denied(candidate, quorum):
+            asking.doubted = True
+            asking.wanted, asking.tries = 2 * asking.wanted, 0
+            asking.networks.update(candidate.votes)
+            self._ask_more(asking, now)
+            if len(self._asks):
+                self._round = asking
+                return
         reached = sum(reached for reached, _ in candidate.votes.values())
-        failed = len(candidate.votes) - reached
         candidate.last, candidate.starved = now, asking.voices < quorum
         wait = self.policy.certain
-        if reached >= quorum and reached > failed:
+        if reached >= quorum and 2 * reached > len(candidate.votes):
             candidate.verdict, candidate.confirmed_at, candidate.rounds = True, now, 0
             candidate.votes.clear()
         else:
-            if failed >= quorum and failed > reached:
+            if _denied(candidate, quorum):
                 candidate.rounds = 0 if candidate.verdict else candidate.rounds
                 candidate.verdict = False
                 candidate.votes.clear()
@@ -370,3 +380,8 @@ class Reachability:
     def _random(self) -> float:
         """From 0 to 1."""
         return int.from_bytes(self._randomness(4), "big") / (1 << 32)
+
+
+def _denied(candidate: _Candidate, quorum: int) -> bool:
+    failed = sum(not reached for reached, _ in candidate.votes.values())
+    return failed >= quorum and 2 * failed > len(candidate.votes)

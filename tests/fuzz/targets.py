@@ -16,10 +16,13 @@ from typing import Any
 import msgspec
 
 from actors.dht_advertiser import DHTAdvertiser
+from actors.reachability import Reachability
 from actors.record_store import MemoryStore
 from actors.settings import PREFIX, SettingsError, load_settings
 from protocol import (
+    autonat,
     codec,
+    discovery_messages,
     envelope,
     identify,
     kad,
@@ -237,6 +240,30 @@ def kademlia(data: bytes) -> None:
         multiaddr_form.ip_of(data)
 
 
+def reachability(data: bytes) -> None:
+    """AutoNAT's messages of anybody, on every stream that there can be."""
+    try:
+        message = autonat.decode(data)
+    except RemoteProtocolError:
+        pass
+    else:
+        assert autonat.decode(autonat.encode(message)) == message
+    core = Reachability("reachability", PEER.bytes, ["issuer"], "dht", [], bytes)
+    ready = service_messages.ForwarderReady("forwarder/0", (bytes.fromhex("0414010101060fa1"),))
+    core.handle(ready, 1.0)
+    core.handle(discovery_messages.RelayFound("dht", b"server", (bytes.fromhex("041e010101060fa1"),)), 2.0)
+    asked = [send.message for send in core.handle_deadline(60.0)]
+    (wanted,) = [one for one in asked if isinstance(one, service_messages.StreamWanted)]
+    kinds = [(autonat.DIAL_REQUEST, 0), (autonat.DIAL_BACK, 0), (autonat.DIAL_REQUEST, wanted.request_id)]
+    for number, (kind, request) in enumerate(kinds):
+        for payload in (data, data[::-1]):
+            said = service_messages.StreamMessage("f", number, PEER.bytes, "8.8.8.8", kind, payload, request)
+            sends = core.handle(said, 61.0)
+            assert any(send.receiver == "f" for send in sends) or kind is autonat.DIAL_REQUEST
+    core.handle_deadline(200.0)
+    assert core.addresses == ()
+
+
 class _Foreign(msgspec.Struct):
     name: str
     number: int
@@ -409,6 +436,7 @@ TARGETS: dict[str, Target] = {
     "actor messages": actor_messages,
     "foreign msgpack": foreign_msgpack,
     "kademlia": kademlia,
+    "reachability": reachability,
     "settings": settings_text,
     "raw connection": raw_connection,
     "sealed connection": sealed_connection,
