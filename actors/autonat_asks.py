@@ -26,8 +26,8 @@ TIMEOUT: Final = 25.0
 NONCE_TIME: Final = 5.0
 
 #: ``reached``; ``failed``: it says that it could not connect.  No verdict: ``refused``: it would not dial that address;
-#: ``busy``: not now; ``none``: it does not speak the protocol; ``away``: it is not there, or no longer; ``odd``: what it
-#: says is not true or makes no sense; ``ours``: we could not ask.
+#: ``busy``: not now; ``none``: it does not speak the protocol; ``away``: it is not there, or no longer; ``odd``: what
+#: it says is not true or makes no sense; ``ours``: we could not ask.
 Outcome = Literal["reached", "failed", "refused", "busy", "none", "away", "odd", "ours"]
 
 
