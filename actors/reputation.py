@@ -135,7 +135,8 @@ class RelayReputation(msgspec.Struct, array_like=True):
     def _window(self, now: float) -> ProbeWindow:
         self._age(now)
         if not self.windows or self.windows[-1].number != self.number:
-            del self.windows[: len(self.windows) + 1 - MAX_WINDOWS]
+            if len(self.windows) >= MAX_WINDOWS:
+                del self.windows[0]
             self.windows.append(ProbeWindow(self.number))
         return self.windows[-1]
 
