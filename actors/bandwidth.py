@@ -192,14 +192,17 @@ class LastHour:
         replaced = self._counted.pop(report.replaces, None)
         self._counted.setdefault(report.forwarder, report.bytes_forwarded if replaced is None else replaced)
 
-    def count(self, counters: ForwarderCounters, now: float) -> None:
+    def count(self, counters: ForwarderCounters, now: float) -> int:
+        """Bytes since the forwarder last said."""
         before = self._counted.get(counters.forwarder, counters.bytes_forwarded)
         self._counted[counters.forwarder] = counters.bytes_forwarded
         minute, size = int(now // MINUTE), max(counters.bytes_forwarded - before, 0)
+        since = size
         if self._minutes and self._minutes[-1][0] == minute:
             size += self._minutes.pop()[1]
         self._minutes.append((minute, size))
         self._expire(now)
+        return since
 
     def lost(self, forwarder: str) -> None:
         """It is gone; one of its name counts from nothing."""

@@ -5,6 +5,7 @@
     descord-relay reserve RELAY           be reached through a relay: prints the address that others dial
     descord-relay id                      the peer id of a node's data folder
     descord-relay status                  what the node of a data folder does
+    descord-relay contribution            what it did for others this month
     descord-relay mode [MODE] [flags]     when and how much it relays: show that, or change it
     descord-relay restart-forwarders      have it read settings and code anew, without ending a circuit
 

@@ -7,15 +7,15 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from actors import contribution, relay_table
 from actors.node import line
 from actors.node_mode import NAMES, mode_words
 from actors.ports.control import ask
 from actors.relay_mode import MODES
-from actors.relay_table import to_text
 from actors.settings import Settings
 from actors.settings_table import ROWS
 
-COMMANDS: Final = ("mode", "relays", "restart-forwarders", "status")
+COMMANDS: Final = ("contribution", "mode", "relays", "restart-forwarders", "status")
 
 
 def add_parsers(commands: Any) -> None:
@@ -38,6 +38,12 @@ def add_parsers(commands: Any) -> None:
         "--timeout", type=float, default=10.0, metavar="SECONDS", help="time to look for them (default: 10)"
     )
     relays.add_argument("--known", action="store_true", help="only what it knows already, untried")
+    shown = commands.add_parser(
+        "contribution",
+        help="what a running node did for others this month",
+        description="What a running node relayed for others this month (in UTC), how many circuits it helped, and how "
+        "it is rated. With --json the months before, too.",
+    )
     mode = commands.add_parser(
         "mode",
         help="show or change when and how much a running node relays",
@@ -51,7 +57,7 @@ def add_parsers(commands: Any) -> None:
             metavar = "|".join(row.choices) or ("on|off" if row.kind == "bool" else "N")
             unit = f" {row.unit}." if row.unit else ""
             mode.add_argument("--" + name.replace("_", "-"), metavar=metavar, help=row.reason + unit)
-    for command in (restart, status, relays, mode):
+    for command in (restart, status, relays, shown, mode):
         command.add_argument("--data-dir", metavar="DIR", help="the node's data folder (default: as the node's)")
         command.add_argument("--json", action="store_true", help="as a JSON object")
 
@@ -68,7 +74,9 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.json:
         print(json.dumps(answer))
     elif arguments.command == "relays":
-        print(to_text(answer))
+        print(relay_table.to_text(answer))
+    elif arguments.command == "contribution":
+        print(contribution.to_text(answer))
     elif arguments.command == "status":
         addresses = answer.pop("addresses")
         print("\n".join([line(answer), *addresses]))

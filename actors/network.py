@@ -5,10 +5,12 @@
     issuer        DescriptorIssuer    what this relay says of itself
     mdns          MdnsDiscovery       relays on the same network
     public        PublicRelays        relays that a person has configured
-    reachability  Reachability      whether others reach us, and whether we reach others that ask
+    reachability  Reachability        whether others reach us, and whether we reach others that ask
+    reputation    ReputationTracker   how good relays are, by what we saw, and what we did for others
 
 They are made the same way on every runtime (actors/runtime/spec.py).  On Ray, DHTAdvertiser has a process of its own,
-for strangers keep it busy; the others live in the node's, for they are asked now and then.
+for strangers keep it busy, and so has ReputationTracker, which hears each second what was relayed; the others live in
+the node's, for they are asked now and then.
 """
 
 from __future__ import annotations
@@ -20,19 +22,21 @@ from typing import Literal
 
 from actors.dht_advertiser import DHTAdvertiser
 from actors.mdns_discovery import MdnsDiscovery
-from actors.network_names import DHT, DIRECTORY, ISSUER, MDNS, PUBLIC, REACHABILITY, sources
+from actors.network_names import DHT, DIRECTORY, ISSUER, MDNS, PUBLIC, REACHABILITY, REPUTATION, sources
 from actors.own_descriptor import DescriptorIssuer, DescriptorPolicy
 from actors.parts import RELAY_SERVER
-from actors.ports.dht_storage import DhtStorage
+from actors.ports import record_storage
 from actors.ports.host import random_bytes
 from actors.ports.multicast import Multicast
 from actors.ports.names import Names
+from actors.ports.record_storage import OtherVersion, RecordFile, RecordStorage
 from actors.ports.relay_cache import RelayCacheFile
 from actors.ports.resolver import Resolver, ResolverPolicy
 from actors.public_relays import PublicRelays
 from actors.reachability import Reachability, ReachabilityPolicy
-from actors.record_store import MemoryStore
+from actors.record_store import MemoryStore, RecordStore
 from actors.relay_directory import RelayDirectory
+from actors.reputation_tracker import ReputationTracker
 from actors.runtime.spec import ActorSpec, Part, Surroundings
 from actors.self_description import AGENT
 from actors.settings import Settings
@@ -50,6 +54,7 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
     where = "actors.network:"
     made = {
         DHT: ActorSpec(where + "dht", {"settings": settings, "own": own}, at_home=True),
+        REPUTATION: ActorSpec(where + "reputation", {"settings": settings, "own": own}, at_home=True),
         DIRECTORY: ActorSpec(where + "directory", {"settings": settings, "own": own}, with_node=True),
         ISSUER: ActorSpec(
             where + "issuer",
@@ -78,35 +83,47 @@ def public(surroundings: Surroundings, settings: Settings) -> Part:
 
 
 def dht(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
-    """Without its file it begins anew at each start: no reason for a relay to end."""
-    store: DhtStorage | None = None
-    try:
-        store = DhtStorage(settings.data_dir)
-    except (OSError, sqlite3.Error) as error:
-        log.error("records of the DHT are not kept over restarts: %s: %s", settings.data_dir, error)
+    kept = _Kept(settings, record_storage.DHT, "records of the DHT")
     actor = DHTAdvertiser(
         surroundings.name,
         PeerId(own),
         open_descriptor,
         random_bytes,
-        store if store is not None else MemoryStore(),
+        kept.store,
         protocol=settings.dht_protocol,
     )
+    return Part(actor, close=kept.close, drop=kept.drop)
 
-    def drop() -> None:
-        if store is not None:
-            store.close()
 
-    async def close(grace: float) -> None:
-        drop()
+def reputation(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
+    kept = _Kept(settings, record_storage.REPUTATION, "the reputation of relays, and what this node contributed,")
+    return Part(ReputationTracker(kept.store, own), close=kept.close, drop=kept.drop)
 
-    return Part(actor, close=close, drop=drop)
+
+class _Kept:
+    """A store on disk; if there can be none, in memory, and the log says that ``what`` is lost at the end: no reason
+    for a relay to end."""
+
+    def __init__(self, settings: Settings, file: RecordFile, what: str) -> None:
+        self._storage: RecordStorage | None = None
+        try:
+            self._storage = RecordStorage(settings.data_dir, file)
+        except (OSError, sqlite3.Error, OtherVersion) as error:
+            log.error("%s are not kept over restarts: %s: %s", what, settings.data_dir / file.name, error)
+        self.store: RecordStore = MemoryStore() if self._storage is None else self._storage
+
+    def drop(self) -> None:
+        if self._storage is not None:
+            self._storage.close()
+
+    async def close(self, grace: float) -> None:
+        self.drop()
 
 
 def directory(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
     cache = RelayCacheFile(settings.data_dir)
     actor = RelayDirectory(
-        surroundings.name, own, sources(settings), "", random_bytes, cache, private=settings.private_network
+        surroundings.name, own, sources(settings), REPUTATION, random_bytes, cache, private=settings.private_network
     )
 
     async def close(grace: float) -> None:

@@ -12,6 +12,7 @@ ISSUER: Final = "issuer"
 MDNS: Final = "mdns"
 PUBLIC: Final = "public"
 REACHABILITY: Final = "reachability"
+REPUTATION: Final = "reputation"
 
 
 def services(settings: Settings) -> tuple[str, ...]:
@@ -29,3 +30,8 @@ def sources(settings: Settings) -> tuple[str, ...]:
 def listeners(settings: Settings) -> tuple[str, ...]:
     """Those that are told when the node's addresses change."""
     return (ISSUER, REACHABILITY, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
+
+
+def tracker(settings: Settings) -> str:
+    """The one that is told what was relayed, "": nobody is."""
+    return REPUTATION if settings.discovery else ""

@@ -21,7 +21,7 @@ from actors.actor import Send
 from actors.circuit_forwarder import CircuitForwarder
 from actors.desk import DESK
 from actors.logs import configure_logging
-from actors.network_names import listeners, services
+from actors.network_names import listeners, services, tracker
 from actors.node_base import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE, NodeBase, RestartFailed
 from actors.node_commands import Restarts, commands
 from actors.node_mode import mode_words
@@ -302,6 +302,7 @@ class Node(NodeBase):
             tracer=self.telemetry.tracer,
             report_wait=wait,
             terms=self.mode.terms(),
+            tracker=tracker(self.settings),
         )
         return self._server
 

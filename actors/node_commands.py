@@ -7,12 +7,15 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from actors.node_base import DiscoveryOff, NodeBase, RestartFailed
+from actors.desk import DESK
+from actors.network_names import REPUTATION
+from actors.node_base import ANSWER_PATIENCE, DiscoveryOff, NodeBase, RestartFailed
 from actors.node_mode import STATUS, change_mode
 from actors.ports.control import Command, CommandFailed
 from actors.ports.settings_file import SettingsFileError
 from actors.relay_directory import MAX_TIME, MAX_WANTED
 from actors.settings import Settings, SettingsError
+from protocol.reputation_messages import Contribution, ContributionWanted
 
 log = logging.getLogger("actors.node")
 
@@ -79,6 +82,16 @@ def commands(node: NodeBase, restarts: Restarts, reload: Callable[[], Settings])
         except DiscoveryOff as error:
             raise CommandFailed(str(error)) from error
 
+    async def contribution(question: Mapping[str, Any]) -> Mapping[str, Any]:
+        from actors.contribution import to_json
+
+        if not node.settings.discovery:
+            raise CommandFailed("this node does not count what it does for the network (discovery is off)")
+        told = await node.desk.ask(REPUTATION, lambda number: ContributionWanted(number, DESK), ANSWER_PATIENCE)
+        if not isinstance(told, Contribution):
+            raise CommandFailed("the actor that counts it does not answer: ask again in a moment")
+        return to_json(told)
+
     one_by_one = asyncio.Lock()
 
     async def mode(question: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -93,7 +106,13 @@ def commands(node: NodeBase, restarts: Restarts, reload: Callable[[], Settings])
         status = await node.status(0.0)
         return {**{name: status[name] for name in STATUS if name in status}, **holds}
 
-    return {"mode": mode, "relays": relays, "restart-forwarders": restart_forwarders, "status": status}
+    return {
+        "contribution": contribution,
+        "mode": mode,
+        "relays": relays,
+        "restart-forwarders": restart_forwarders,
+        "status": status,
+    }
 
 
 def _number(question: Mapping[str, Any], name: str, default: float, most: float) -> float:

@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass, field
 
 from actors.circuit_forwarder import CircuitForwarder
-from actors.network_names import services
+from actors.network_names import services, tracker
 from actors.policies import forwarder_policy, host_policy, relay_server_policy
 from actors.ports import bridge_sockets, move_sockets
 from actors.ports.clock import told_by
@@ -71,6 +71,7 @@ def relay_server(surroundings: Surroundings, settings: Settings, telemetry: Tele
         randomness=random_bytes,
         tracer=exporting.tracer,
         terms=terms,
+        tracker=tracker(settings),
     )
 
     watch = _watch(surroundings, settings, exporting)

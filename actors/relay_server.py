@@ -25,6 +25,7 @@ from actors.reservations import Reservation, Reservations, group_of, household
 from actors.standing import Standing
 from protocol import discovery_messages, messages, quota_messages
 from protocol.relay_hop import Status
+from protocol.reputation_messages import Contributed
 from tracing.tracer import AnyTracer
 
 #: Seconds that a new RelayServer waits for its forwarders' reports before it goes by what it has.
@@ -57,7 +58,8 @@ class RelayServer:
     """See the module.  ``forwarders``: the names of the actors that own connections; others may come and go.
     ``randomness(n)``: n random bytes, for the tokens of bridges; a node of one forwarder needs none.
     ``report_wait``: seconds that reports are waited for.
-    ``terms``: what the node's owner lets it do at first, None: anything."""
+    ``terms``: what the node's owner lets it do at first, None: anything.
+    ``tracker``: ReputationTracker, which is told what is relayed; "": nobody is."""
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class RelayServer:
         report_wait: float = REPORT_WAIT,
         tracer: AnyTracer | None = None,
         terms: quota_messages.TermsSet | None = None,
+        tracker: str = "",
     ) -> None:
         self.policy = policy
         self._terms = RelayTerms(terms, policy.max_circuits)
@@ -92,6 +95,8 @@ class RelayServer:
         self._next_circuit = 1
         self._refused: Counter[str] = Counter()
         self._granted = 0
+        self._tracker = tracker
+        self._untold = 0  # circuits that came to be since the tracker was told
         self._counters: dict[str, messages.ForwarderCounters] = {}
         self._bytes_before = 0  # of forwarders that are gone
         self._refusals_before: Counter[str] = Counter()
@@ -149,10 +154,11 @@ class RelayServer:
             case messages.ForwarderCounters(forwarder=forwarder):
                 self._counters[forwarder] = message
                 self._loads.reported(forwarder, message.bytes_forwarded, now)
-                self._terms.last_hour.count(message, now)
+                told = self._contributed(self._terms.last_hour.count(message, now))
                 if forwarder not in self._forwarders and not self._handovers:
                     # It reported to a predecessor of ours, which fell before anybody knew of it.
-                    return [Send(forwarder, messages.ReportWanted())]
+                    told.append(Send(forwarder, messages.ReportWanted()))
+                return told
             case messages.HandoverBegins(forwarder=forwarder):
                 self._handovers.begin(message, now)
                 return [Send(forwarder, messages.HandoverReady())]
@@ -361,8 +367,16 @@ class RelayServer:
         self._standing.circuit_began(number, circuit.source, circuit.target, circuit.admitted_at)
         self._counts.add(circuit.source, circuit.target, circuit.household)
 
+    def _contributed(self, carried: int) -> list[Send]:
+        """``carried``: bytes of circuits since a forwarder last said."""
+        circuits, self._untold = self._untold, 0
+        if not self._tracker or not (carried or circuits):
+            return []
+        return [Send(self._tracker, Contributed(carried, circuits))]
+
     def _opened(self, number: int, forwarder: str) -> None:
-        self._opening.pop(number, None)
+        if self._opening.pop(number, None) is not None:
+            self._untold += 1
         circuit = self._circuits.get(number)
         if circuit is not None and circuit.forwarder != forwarder:
             # The dialler's connection has moved to its target's forwarder.

@@ -22,6 +22,7 @@ from protocol.discovery_messages import (
 from protocol.mdns_messages import MdnsMessage
 from protocol.message_base import Message as _Message
 from protocol.quota_messages import QuotaForwarderMessage, QuotaRelayServerMessage
+from protocol.reputation_messages import ContributionAnswer, ContributionMessage
 from protocol.service_messages import ServiceForwarderMessage, ServiceMessage
 
 # Forwarder -> RelayServer
@@ -356,6 +357,8 @@ Message = (
     | ReachabilityMessage
     | MdnsMessage
     | PublicRelaysMessage
+    | ContributionMessage
+    | ContributionAnswer
 )
 
 #: Messages that go before others in a mailbox: an actor must learn that another fell before it reads that one's words.

@@ -9,6 +9,7 @@ from actors.circuit_counts import LIMITS
 from actors.relay_server import ADMISSION_TIMEOUT, MAX_WAITING, REPORT_WAIT, RelayServer, RelayServerPolicy
 from protocol import messages as m
 from protocol.relay_hop import Status
+from protocol.reputation_messages import Contributed
 
 ZERO, ONE = "forwarder/0", "forwarder/1"
 
@@ -399,6 +400,32 @@ def test_status_adds_up_what_forwarders_count_and_what_was_refused() -> None:
     relay.handle(m.ForwarderCounters(ONE, 1, 0, 10, {"handshake": 1}), 1.0)
     expected = m.StatusAnswer(7, 1, 1, 5, 2010, {"handshake": 4}, {"no_reservation": 1}, 1, 2010, "cooperative", 2048)
     assert relay.handle(m.StatusAsked(7, "cli"), 2.0) == [Send("cli", expected)]
+
+
+def test_the_tracker_is_told_what_was_relayed_since_it_was_told_last() -> None:
+    relay = RelayServer(RelayServerPolicy(rate_limits=False), (ZERO, ONE), tracker="tracker")
+    relay.handle_deadline(0.0)
+    for forwarder in (ZERO, ONE):
+        # What was relayed before this RelayServer began, its predecessor has told.
+        relay.handle(m.ForwarderReport(forwarder, 1, (), (), bytes_forwarded=500), 0.0)
+
+    def counted(forwarder: str, size: int, now: float) -> list[Send]:
+        return relay.handle(m.ForwarderCounters(forwarder, 1, 1, size, {}), now)
+
+    reserve(relay, "bob")
+    admitted, failed = connect(relay, "alice", "bob"), connect(relay, "carol", "bob")
+    assert isinstance(admitted, m.ConnectAdmitted) and isinstance(failed, m.ConnectAdmitted)
+    assert counted(ZERO, 500, 0.5) == [], "nothing came to be yet"
+    relay.handle(m.CircuitFailed(failed.circuit, ZERO, 0, ""), 0.5)
+    for forwarder in (ZERO, ONE):  # again, when the dialler's connection has moved
+        relay.handle(m.CircuitOpened(admitted.circuit, forwarder), 1.0)
+    assert counted(ZERO, 600, 1.0) == [Send("tracker", Contributed(100, 1))]
+    assert counted(ONE, 1500, 1.0) == [Send("tracker", Contributed(1000, 0))]
+    assert counted(ONE, 1500, 2.0) == []
+    relay.handle(m.ActorDown(ZERO), 2.0)
+    relay.handle(report(ZERO), 3.0)
+    assert counted(ZERO, 70, 4.0) == [Send("tracker", Contributed(70, 0))], "it began anew"
+    assert started().handle(m.ForwarderCounters(ZERO, 1, 1, 9, {}), 1.0) == [], "there is none"
 
 
 def test_a_forwarder_of_which_no_report_came_is_asked_for_one() -> None:

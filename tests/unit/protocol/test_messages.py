@@ -8,10 +8,17 @@ import typing
 import msgspec
 import pytest
 
-from protocol import discovery_messages, mdns_messages, messages, quota_messages, service_messages
+from protocol import (
+    discovery_messages,
+    mdns_messages,
+    messages,
+    quota_messages,
+    reputation_messages,
+    service_messages,
+)
 from protocol.message_base import Message
 
-MODULES = (messages, service_messages, discovery_messages, mdns_messages, quota_messages)
+MODULES = (messages, service_messages, discovery_messages, mdns_messages, quota_messages, reputation_messages)
 ALL = {
     kind
     for module in MODULES
@@ -30,6 +37,8 @@ INBOXES = (
     discovery_messages.ReachabilityMessage,
     mdns_messages.MdnsMessage,
     discovery_messages.PublicRelaysMessage,
+    reputation_messages.ContributionMessage,
+    reputation_messages.ContributionAnswer,
 )
 
 

@@ -1,8 +1,11 @@
 """Records on disk: SQLite, written by a thread of its own, so that the event loop never waits for the disk.
 
 What is put is remembered at once and written within half a second, many rows in one transaction.  The journal is a
-write-ahead log: whatever kills the process, a transaction is there whole or not at all.  A file that is damaged, or of
-another version, is moved aside and begun anew: what it held is learnt again from others.
+write-ahead log: whatever kills the process, a transaction is there whole or not at all.
+
+A file that is damaged is moved aside and begun anew.  Of one that can be learnt again from others the last such is
+kept; of one that nobody else has, each, and the log says so as an error.  That one is also left alone when it is of
+another version: a newer node made it, and may want it back.
 """
 
 from __future__ import annotations
@@ -13,13 +16,9 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-FILE: Final = "dht.sqlite"
-
-#: Of the table's form, as SQLite's ``user_version``.
-VERSION: Final = 1
 
 #: Seconds from the first change that is not written until it is.
 BATCH: Final = 0.5
@@ -36,13 +35,39 @@ BUSY_TIMEOUT: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
-class DhtStorage:
-    """A RecordStore (actors/record_store.py) in ``data_dir``.  OSError or sqlite3.Error when it cannot be opened.
+class OtherVersion(Exception):
+    """The file is of a version that this node does not know, and is left as it is."""
+
+
+class _Damaged(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFile:
+    """``name``: in the data folder.  ``version``: of what is in it, as SQLite's ``user_version``.  ``precious``: nobody
+    else has what it holds."""
+
+    name: str
+    version: int
+    precious: bool
+
+
+#: What DHTAdvertiser keeps for others (actors/kad_records.py): they publish it anew within a day.
+DHT: Final = RecordFile("dht.sqlite", 1, precious=False)
+
+#: What ReputationTracker saw, over weeks (actors/reputation_tracker.py).
+REPUTATION: Final = RecordFile("reputation.sqlite", 1, precious=True)
+
+
+class RecordStorage:
+    """A RecordStore (actors/record_store.py) in ``data_dir``.  OSError or sqlite3.Error when it cannot be opened,
+    OtherVersion.
 
     ``batch``: seconds.  After an error of the disk the rows wait, and are written with later ones."""
 
-    def __init__(self, data_dir: Path, *, batch: float = BATCH) -> None:
-        self._path = data_dir / FILE
+    def __init__(self, data_dir: Path, file: RecordFile, *, batch: float = BATCH) -> None:
+        self._path = data_dir / file.name
         self._batch = batch
         self._waiting: dict[bytes, bytes | None] = {}
         self._writing: dict[bytes, bytes | None] = {}
@@ -51,18 +76,15 @@ class DhtStorage:
         self._flushes = 0
         self._failed = False
         try:
-            _prepare(self._path)
-        except (sqlite3.DatabaseError, ValueError) as error:
+            _prepare(self._path, file)
+        except (sqlite3.DatabaseError, _Damaged) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise  # the disk, or its rights: nothing that a new file mends
-            aside = self._path.with_suffix(".damaged")
-            _log.warning("%s cannot be used (%s): it is %s now, and a new one begun", self._path, error, aside.name)
-            os.replace(self._path, aside)
-            for end in ("-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    os.unlink(f"{self._path}{end}")
-            _prepare(self._path)
-        self._thread = threading.Thread(target=self._run, name="dht storage", daemon=True)
+            aside = _move_aside(self._path, file)
+            level = logging.ERROR if file.precious else logging.WARNING
+            _log.log(level, "%s cannot be used (%s): it is %s now, and a new one begun", self._path, error, aside.name)
+            _prepare(self._path, file)
+        self._thread = threading.Thread(target=self._run, name=f"{file.name} writer", daemon=True)
         self._thread.start()
 
     def load(self) -> Iterable[tuple[bytes, bytes]]:
@@ -145,22 +167,35 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(path: Path) -> None:
-    """Make the table if there is none.  ValueError when the file is of another version, sqlite3.DatabaseError when it
-    is damaged."""
+def _move_aside(path: Path, file: RecordFile) -> Path:
+    """Where it is then, with what SQLite had beside it: its log may hold what the file does not."""
+    aside = path.with_suffix(".damaged")
+    number = 1
+    while file.precious and aside.exists():
+        aside = path.with_suffix(f".damaged-{number}")
+        number += 1
+    for end in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            os.replace(f"{path}{end}", f"{aside}{end}")
+    return aside
+
+
+def _prepare(path: Path, file: RecordFile) -> None:
+    """Make the table if there is none.  sqlite3.DatabaseError or _Damaged when the file is of no use, OtherVersion."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     with closing(_connect(path)) as connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version not in (0, VERSION):
-            raise ValueError(f"version {version}, this node writes {VERSION}")
+        if version not in (0, file.version):
+            reason = f"version {version}, this node writes {file.version}"
+            raise OtherVersion(reason) if file.precious else _Damaged(reason)
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise ValueError(verdict)
+            raise _Damaged(verdict)
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
         )
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute(f"PRAGMA user_version = {file.version}")
         connection.execute("COMMIT")
 
 

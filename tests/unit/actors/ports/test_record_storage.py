@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from actors.ports import dht_storage
-from actors.ports.dht_storage import FILE, DhtStorage
+from actors.ports import record_storage
+from actors.ports.record_storage import DHT, REPUTATION, OtherVersion, RecordFile, RecordStorage
+
+FILE = DHT.name
 
 
-def reopened(folder: Path) -> dict[bytes, bytes]:
-    storage = DhtStorage(folder)
+def reopened(folder: Path, file: RecordFile = DHT) -> dict[bytes, bytes]:
+    storage = RecordStorage(folder, file)
     try:
         return dict(storage.load())
     finally:
@@ -25,7 +27,7 @@ def reopened(folder: Path) -> dict[bytes, bytes]:
 
 
 def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
-    storage = DhtStorage(tmp_path)
+    storage = RecordStorage(tmp_path, DHT)
     storage.put(b"a", b"1")
     storage.put(b"b", b"2")
     storage.put(b"a", b"3")
@@ -39,11 +41,11 @@ def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:
 
 def test_changes_of_a_moment_are_one_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
-    write = dht_storage._write
+    write = record_storage._write
     monkeypatch.setattr(
-        dht_storage, "_write", lambda connection, rows: (written.append(len(rows)), write(connection, rows))
+        record_storage, "_write", lambda connection, rows: (written.append(len(rows)), write(connection, rows))
     )
-    storage = DhtStorage(tmp_path, batch=3600)
+    storage = RecordStorage(tmp_path, DHT, batch=3600)
     for number in range(100):
         storage.put(b"%d" % number, b"value")
     assert written == []
@@ -53,7 +55,7 @@ def test_changes_of_a_moment_are_one_transaction(tmp_path: Path, monkeypatch: py
 
 
 def test_the_batch_ends_by_itself(tmp_path: Path) -> None:
-    storage = DhtStorage(tmp_path, batch=0.01)
+    storage = RecordStorage(tmp_path, DHT, batch=0.01)
     storage.put(b"a", b"1")
     with storage._changed:
         assert storage._changed.wait_for(lambda: not (storage._waiting or storage._writing), 30)
@@ -65,8 +67,8 @@ def test_the_batch_ends_by_itself(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from actors.ports.dht_storage import DhtStorage
-storage = DhtStorage(Path(sys.argv[1]), batch=0.01)
+from actors.ports.record_storage import REPUTATION, RecordStorage
+storage = RecordStorage(Path(sys.argv[1]), REPUTATION, batch=0.01)
 number = 0
 while True:
     for _ in range(50):
@@ -90,9 +92,9 @@ def test_a_kill_loses_nothing_that_was_written_and_damages_nothing(tmp_path: Pat
     more = process.stdout.read().split()
     written = int(more[-1]) if more else written
     assert process.wait() == -signal.SIGKILL
-    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
+    with closing(sqlite3.connect(tmp_path / REPUTATION.name)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    rows = reopened(tmp_path)
+    rows = reopened(tmp_path, REPUTATION)
     numbers = {int.from_bytes(key, "big") for key in rows}
     # What came after the last word of the process may be there too; of what came before nothing is lost.
     assert max(numbers) + 1 >= written
@@ -101,14 +103,41 @@ def test_a_kill_loses_nothing_that_was_written_and_damages_nothing(tmp_path: Pat
     assert all(value == bytes(500) + key for key, value in rows.items())
 
 
-@pytest.mark.parametrize("damage", (b"not a database at all" * 100, b"SQLite format 3\0" + bytes(4096)))
+DAMAGE = (b"not a database at all" * 100, b"SQLite format 3\0" + bytes(4096))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_moved_aside(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / FILE).write_bytes(damage)
-    storage = DhtStorage(tmp_path)
+    storage = RecordStorage(tmp_path, DHT)
     storage.put(b"a", b"1")
     storage.close()
     assert reopened(tmp_path) == {b"a": b"1"}
     assert (tmp_path / "dht.damaged").read_bytes() == damage
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_every_damaged_file_that_nobody_else_has_is_kept(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        (tmp_path / REPUTATION.name).write_bytes(damage + bytes([number]))
+        assert reopened(tmp_path, REPUTATION) == {}
+    kept = [tmp_path / f"reputation.damaged{end}" for end in ("", "-1", "-2")]
+    assert [path.read_bytes() for path in kept] == [damage + bytes([number]) for number in range(3)]
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
+    assert "reputation.damaged-2" in caplog.text
+
+
+def test_a_file_of_a_later_version_that_nobody_else_has_is_left_as_it_is(tmp_path: Path) -> None:
+    later = RecordFile(REPUTATION.name, 2, precious=True)
+    storage = RecordStorage(tmp_path, later)
+    storage.put(b"a", b"of a newer node")
+    storage.close()
+    with pytest.raises(OtherVersion, match="version 2, this node writes 1"):
+        RecordStorage(tmp_path, REPUTATION)
+    assert reopened(tmp_path, later) == {b"a": b"of a newer node"}
+    assert not list(tmp_path.glob("*damaged*"))
 
 
 def test_a_file_of_a_later_version_is_moved_aside(tmp_path: Path) -> None:
@@ -120,23 +149,23 @@ def test_a_file_of_a_later_version_is_moved_aside(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError):
-        DhtStorage(tmp_path / "nowhere")
+        RecordStorage(tmp_path / "nowhere", DHT)
 
 
 def test_rows_wait_for_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = dht_storage._write
+    write = record_storage._write
 
     def full(connection: sqlite3.Connection, rows: dict[bytes, bytes | None]) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(dht_storage, "_write", full)
-    monkeypatch.setattr(dht_storage, "MAX_WAITING", 10)
-    storage = DhtStorage(tmp_path, batch=0.001)
+    monkeypatch.setattr(record_storage, "_write", full)
+    monkeypatch.setattr(record_storage, "MAX_WAITING", 10)
+    storage = RecordStorage(tmp_path, DHT, batch=0.001)
     storage.put(b"old", b"1")
     storage.flush()
     for number in range(12):
         storage.put(b"%02d" % number, b"2")
-    monkeypatch.setattr(dht_storage, "_write", write)
+    monkeypatch.setattr(record_storage, "_write", write)
     storage.put(b"last", b"3")
     storage.close()
     rows = reopened(tmp_path)

@@ -1,0 +1,133 @@
+"""What a real node did for others, and what it saw of them: counted while it runs, shown, and kept through a kill."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protocol.identity import PeerId
+from protocol.relay_hop import ReservationGranted
+from tests.support.process import PATIENCE, REPOSITORY, NodeProcess, SocketPeer
+from tests.support.ray_node import RayNode
+
+SIZE = 1_000_000
+
+Start = Callable[..., NodeProcess]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    nodes: list[NodeProcess] = []
+
+    def run(folder: Path, *flags: str, kind: type[NodeProcess] = NodeProcess) -> NodeProcess:
+        nodes.append(kind(folder, "--status-interval", "0", "--mdns", "off", *flags))
+        return nodes[-1]
+
+    yield run
+    for node in nodes:
+        node.stop()
+
+
+def command(node: NodeProcess, *words: str) -> str:
+    line = [sys.executable, "-m", "actors.cli", *words, "--data-dir", str(node.data_dir)]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def contribution(node: NodeProcess, until: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """`descord-relay contribution --json`: forwarders tell of their bytes about once a second."""
+    end = time.monotonic() + PATIENCE
+    while not until(told := json.loads(command(node, "contribution", "--json"))):
+        assert time.monotonic() < end, told
+    return dict(told)
+
+
+def rows(node: NodeProcess) -> dict[bytes, bytes]:
+    with closing(sqlite3.connect(f"file:{node.data_dir / 'reputation.sqlite'}?mode=ro", uri=True)) as connection:
+        return dict(connection.execute("SELECT key, value FROM records"))
+
+
+def until_written(node: NodeProcess, prefix: bytes) -> dict[bytes, bytes]:
+    end = time.monotonic() + PATIENCE
+    while not (found := {key: row for key, row in rows(node).items() if key.startswith(prefix)}):
+        assert time.monotonic() < end, "it was not written"
+    return found
+
+
+def relay_bytes(node: NodeProcess, name: str) -> None:
+    alice, bob = SocketPeer(node, f"alice {name}"), SocketPeer(node, f"bob {name}")
+    assert isinstance(bob.reserve(), ReservationGranted)
+    here, there = alice.circuit(bob)
+    here.send(bytes(SIZE))
+    alice.pass_on(bob, lambda: len(there.received) == SIZE)
+
+
+@pytest.mark.parametrize("kind", [NodeProcess, RayNode], ids=["local", "ray"])
+def test_what_a_circuit_carried_is_shown(start: Start, tmp_path: Path, kind: type[NodeProcess]) -> None:
+    node = start(tmp_path / "node", kind=kind)
+    none = contribution(node, lambda told: True)
+    assert (none["bytes"], none["circuits"], none["score"], none["stars"]) == (0, 0, None, "")
+    relay_bytes(node, "1")
+    told = contribution(node, lambda told: told["bytes"] >= SIZE and told["circuits"] == 1)
+    assert told["bytes"] < 1.1 * SIZE
+    assert told["months"] == [{"month": told["month"], "bytes": told["bytes"], "circuits": 1}]
+    assert command(node, "contribution").splitlines() == [
+        "Relayed this month  less than 0.01 GB",
+        "Circuits helped     1",
+        "Reputation          not rated yet",
+    ]
+
+
+def test_it_is_kept_through_an_upgrade_and_a_kill(start: Start, tmp_path: Path) -> None:
+    node = start(tmp_path / "node")
+    relay_bytes(node, "1")
+    before = contribution(node, lambda told: told["bytes"] >= SIZE)
+    node.process.send_signal(signal.SIGUSR2)
+    assert node.event()["event"] == "upgraded"
+    relay_bytes(node, "2")
+    after = contribution(node, lambda told: told["bytes"] >= 2 * SIZE and told["circuits"] == 2)
+    assert after["bytes"] < before["bytes"] + 1.1 * SIZE, "what moved is not counted twice"
+    node.stop()
+
+    node = start(tmp_path / "node")
+    assert contribution(node, lambda told: True)["bytes"] == after["bytes"]
+    earlier = until_written(node, b"m")
+    relay_bytes(node, "3")
+    last = contribution(node, lambda told: told["bytes"] >= 3 * SIZE and told["circuits"] == 3)
+    end = time.monotonic() + PATIENCE
+    while until_written(node, b"m") == earlier or contribution(node, lambda told: True) != last:
+        assert time.monotonic() < end
+        last = contribution(node, lambda told: True)
+    node.process.send_signal(signal.SIGKILL)
+    node.process.wait(PATIENCE)
+    node = start(tmp_path / "node")
+    assert contribution(node, lambda told: True)["circuits"] >= 2
+    assert contribution(node, lambda told: True)["bytes"] >= 2 * SIZE
+
+
+def test_what_is_seen_of_a_relay_is_remembered_and_without_circuits_it_is_unrated(start: Start, tmp_path: Path) -> None:
+    relay = start(tmp_path / "relay")
+    (address,) = relay.ready["addresses"]
+    other = start(tmp_path / "other", "--public-relays", address, "--private-network", "on")
+    best = json.loads(command(other, "relays", "--json", "--timeout", "5"))
+    (one,) = best["relays"]
+    assert (one["peer_id"], one["answer"], one["score"]) == (relay.ready["peer_id"], "reserves", None)
+    assert set(until_written(other, b"p")) == {b"p" + PeerId.parse(relay.ready["peer_id"]).bytes}
+
+
+def test_without_discovery_nothing_is_counted_and_that_is_said(start: Start, tmp_path: Path) -> None:
+    node = start(tmp_path / "node", "--discovery", "off")
+    line = [sys.executable, "-m", "actors.cli", "contribution", "--data-dir", str(node.data_dir)]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 1 and "discovery is off" in done.stderr
