@@ -5,7 +5,7 @@
     issuer        DescriptorIssuer    what this relay says of itself
     mdns          MdnsDiscovery       relays on the same network
     public        PublicRelays        relays that a person has configured
-    reachability  Reachability      whether others reach us, and whether we reach others that ask
+    reachability  Reachability        whether others reach us; and tells others the same
 
 They are made the same way on every runtime (actors/runtime/spec.py).  On Ray, DHTAdvertiser has a process of its own,
 for strangers keep it busy; the others live in the node's, for they are asked now and then.
