@@ -45,15 +45,16 @@ class Node:
     put before its command, so that it runs elsewhere (tests/support/lan.py)."""
 
     def __init__(
-        self, data_dir: Path, *, listen: str = LOOPBACK, within: Sequence[str] = (), **settings: str | int
+        self, data_dir: Path, *, listen: str = LOOPBACK, within: Sequence[str] = (), **settings: str | int | list[str]
     ) -> None:
-        flags = {"listen": listen, "data-dir": str(data_dir), **OPEN_LIMITS}
-        flags.update({name.replace("_", "-"): str(value) for name, value in settings.items()})
+        flags: dict[str, str | int | list[str]] = {"listen": listen, "data-dir": str(data_dir), **OPEN_LIMITS}
+        flags.update({name.replace("_", "-"): value for name, value in settings.items()})
         other = os.environ.get("DESCORD_INTEROP_RELAY")
         command = shlex.split(other) if other else [sys.executable, "-m", "actors.node"]
         command = [*within, *command, "--json"]
         for name, value in flags.items():
-            command += [f"--{name}", value]
+            for one in value if isinstance(value, list) else [value]:
+                command += [f"--{name}", str(one)]
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log = data_dir.with_suffix(".log")
         with self.log.open("ab") as stderr:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.lan import lan
+
 from .conftest import StartNode, StartPeer
 from .test_discovery import NAME, PREFIX, wait_for
 
@@ -46,3 +48,24 @@ def test_a_go_client_is_told_the_truth(start_peer: StartPeer, start_node: StartN
             asked = address.split("/p2p/")[0] if reached else silent
             told = peer.call("reach", addr=asked)
             assert (told["reached"], told["refused"]) == (reached, False)
+
+
+def test_two_servers_on_the_internet_are_enough(start_peer: StartPeer, start_node: StartNode, tmp_path: Path) -> None:
+    """With public addresses, of different networks, and no setting that helps."""
+    hosts = {"relay": "1.2.3.1", "first": "1.3.3.1", "second": "1.4.3.1", "seeker": "1.5.3.1"}
+    with lan(8, **hosts) as network:
+        known: list[str] = []
+        for name in ("first", "second"):
+            server = start_peer("go", within=network.inside(name))
+            server.call("listen", addr=f"/ip4/{hosts[name]}/tcp/4001")
+            server.call("autonat")
+            server.call("dht_join", prefix=PREFIX, server=True, addrs=known[:])
+            known.append(f"/ip4/{hosts[name]}/tcp/4001/p2p/{server.peer_id}")
+        listen = "/ip4/0.0.0.0/tcp/4001"
+        within = network.inside("relay")
+        relay = start_node(tmp_path / "relay", listen=listen, public_relays=known, mdns="off", within=within)
+        seeker = start_peer("go", within=network.inside("seeker"))
+        seeker.call("dht_join", prefix=PREFIX, server=False, addrs=known)
+        found = wait_for(lambda: seeker.call("find", name=NAME)["peers"].get(relay.peer_id))
+        assert [one.split("/p2p/")[0] for one in found] == ["/ip4/1.2.3.1/tcp/4001"]
+        relay.stop()

@@ -46,8 +46,9 @@ class Lan:
 
 
 @contextmanager
-def lan(**hosts: str) -> Iterator[Lan]:
-    """Hosts by name, each with an address of 192.168.77.0/24."""
+def lan(bits: int = 24, **hosts: str) -> Iterator[Lan]:
+    """Hosts by name, each with an address of 192.168.77.0/24, or of whatever network of so many ``bits``: it is cut off
+    from all others, so public addresses are nobody's there."""
     require_namespaces()
     name = f"descord{os.getpid()}"
     switch = f"{name}-switch"
@@ -64,7 +65,7 @@ def lan(**hosts: str) -> Iterator[Lan]:
             port = f"port{number}"
             _inside(switch, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
             _inside(switch, "ip", "link", "set", port, "master", "bridge", "up")
-            _inside(namespace, "ip", "address", "add", f"{address}/24", "dev", "eth0")
+            _inside(namespace, "ip", "address", "add", f"{address}/{bits}", "dev", "eth0")
             for device in ("lo", "eth0"):
                 _inside(namespace, "ip", "link", "set", device, "up")
             _inside(namespace, "ip", "route", "add", "default", "dev", "eth0")  # multicast wants a way out
