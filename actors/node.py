@@ -231,9 +231,8 @@ class Node(NodeBase):
         return self.runtime
 
     def rose(self, actor: str) -> list[Send]:
-        if actor in listeners(self.settings):
-            return [Send(actor, AddressesChanged(tuple(self._own_addresses)))]
-        return []
+        told = AddressesChanged(tuple(self._own_addresses))
+        return [Send(actor, told)] if actor in listeners(self.settings) else []
 
     def fell(self, actor: str) -> None:
         pass  # what it had is gone, and the runtime makes another
@@ -266,8 +265,7 @@ class Node(NodeBase):
             await asyncio.sleep(0)
         if self._upgrade is not None and self._upgrade.done:
             self._upgrade.end()
-        elif self.kept:
-            # Blocked in this thread alone, an echo would end the process by another of its threads.
+        elif self.kept:  # blocked in this thread alone, an echo would end the process by another of its threads
             for number in keeper.PASSED_ON:
                 asyncio.get_running_loop().remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
