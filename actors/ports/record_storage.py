@@ -15,7 +15,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,24 +75,27 @@ class RecordStorage:
         self._closing = False
         self._flushes = 0
         self._failed = False
+        # One connection, in turns: SQLite keeps the files of a second one open until the first ends (POSIX locks).
+        self._turn = threading.Lock()
         try:
-            _prepare(self._path, file)
+            self._connection = _open(self._path, file)
         except (sqlite3.DatabaseError, _Damaged) as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise  # the disk, or its rights: nothing that a new file mends
             aside = _move_aside(self._path, file)
             level = logging.ERROR if file.precious else logging.WARNING
             _log.log(level, "%s cannot be used (%s): it is %s now, and a new one begun", self._path, error, aside.name)
-            _prepare(self._path, file)
+            self._connection = _open(self._path, file)
         self._thread = threading.Thread(target=self._run, name=f"{file.name} writer", daemon=True)
         self._thread.start()
 
     def load(self) -> Iterable[tuple[bytes, bytes]]:
-        """What is there, with what is not written yet.  It reads the disk: for the start."""
+        """What is there, with what is not written yet.  It reads the disk: for the start.  sqlite3.Error, also once it
+        is closed."""
         with self._changed:
             later = self._writing | self._waiting
-        with closing(_connect(self._path)) as connection:
-            rows: dict[bytes, bytes | None] = dict(connection.execute("SELECT key, value FROM records"))
+        with self._turn:
+            rows: dict[bytes, bytes | None] = dict(self._connection.execute("SELECT key, value FROM records"))
         return [(key, value) for key, value in (rows | later).items() if value is not None]
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -132,10 +135,11 @@ class RecordStorage:
     # The writer's thread.
 
     def _run(self) -> None:
-        with closing(_connect(self._path)) as connection:
+        with closing(self._connection):
             while self._take():
                 try:
-                    _write(connection, self._writing)
+                    with self._turn:
+                        _write(self._connection, self._writing)
                     failed = False
                 except sqlite3.Error as error:
                     failed = True
@@ -159,14 +163,6 @@ class RecordStorage:
             return bool(self._writing)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    # A transaction is whole whatever kills the process; the last ones may be lost if the machine goes down.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection
-
-
 def _move_aside(path: Path, file: RecordFile) -> Path:
     """Where it is then, with what SQLite had beside it: its log may hold what the file does not."""
     aside = path.with_suffix(".damaged")
@@ -180,10 +176,16 @@ def _move_aside(path: Path, file: RecordFile) -> Path:
     return aside
 
 
-def _prepare(path: Path, file: RecordFile) -> None:
-    """Make the table if there is none.  sqlite3.DatabaseError or _Damaged when the file is of no use, OtherVersion."""
+def _open(path: Path, file: RecordFile) -> sqlite3.Connection:
+    """With its table, made if there is none.  sqlite3.DatabaseError or _Damaged when the file is of no use,
+    OtherVersion."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    with closing(_connect(path)) as connection:
+    with ExitStack() as opened:
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        opened.enter_context(closing(connection))
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A transaction is whole whatever kills the process; the last ones may be lost if the machine goes down.
+        connection.execute("PRAGMA synchronous = NORMAL")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, file.version):
             reason = f"version {version}, this node writes {file.version}"
@@ -197,6 +199,8 @@ def _prepare(path: Path, file: RecordFile) -> None:
         )
         connection.execute(f"PRAGMA user_version = {file.version}")
         connection.execute("COMMIT")
+        opened.pop_all()
+    return connection
 
 
 def _write(connection: sqlite3.Connection, rows: dict[bytes, bytes | None]) -> None:
