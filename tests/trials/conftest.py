@@ -1,5 +1,5 @@
-"""The Ray of tests/runtimes/ serves here too."""
+"""The Ray of tests/runtimes/, and what starts its nodes, serve here too."""
 
-from tests.runtimes.conftest import ray_session
+from tests.runtimes.conftest import ray_session, start_ray
 
-__all__ = ["ray_session"]
+__all__ = ["ray_session", "start_ray"]
