@@ -14,13 +14,15 @@ from protocol.reputation_messages import MonthContribution
 #: Months that are kept: the current one, and the year before it beside the one before that.
 MAX_MONTHS: Final = 24
 
-#: Bytes of a month on disk: two numbers.
+#: Bytes of a month on disk: four numbers.
 MAX_ROW: Final = 64
 
 
 class _Row(msgspec.Struct, frozen=True, array_like=True):
     carried: Annotated[int, Meta(ge=0)]
     circuits: Annotated[int, Meta(ge=0)]
+    confirmed: Annotated[int, Meta(ge=0)] = 0
+    used: Annotated[int, Meta(ge=0)] = 0
 
 
 def month_of(now: float) -> str:
@@ -38,11 +40,18 @@ class ContributionMonths:
         """What was on disk.  CodecError."""
         self._rows[month] = decode_untrusted(row, _Row, MAX_ROW)
 
-    def add(self, carried: int, circuits: int, now: float) -> dict[str, bytes | None]:
-        """Count it; what is to be written: rows by month, None: no longer kept."""
+    def add(
+        self, now: float, *, carried: int = 0, circuits: int = 0, confirmed: int = 0, used: int = 0
+    ) -> dict[str, bytes | None]:
+        """Count it, as MonthContribution has it; what is to be written: rows by month, None: no longer kept."""
         month = month_of(now)
         before = self._rows.get(month, _Row(0, 0))
-        row = self._rows[month] = _Row(before.carried + max(carried, 0), before.circuits + max(circuits, 0))
+        row = self._rows[month] = _Row(
+            before.carried + max(carried, 0),
+            before.circuits + max(circuits, 0),
+            before.confirmed + max(confirmed, 0),
+            before.used + max(used, 0),
+        )
         changed: dict[str, bytes | None] = {month: msgspec.msgpack.encode(row)}
         while len(self._rows) > MAX_MONTHS:
             # By number, not by age: a clock that is wrong for an hour must not cost all that was ever done.
@@ -54,11 +63,18 @@ class ContributionMonths:
     def at(self, now: float) -> MonthContribution:
         """The month of ``now``."""
         month = month_of(now)
-        row = self._rows.get(month, _Row(0, 0))
-        return MonthContribution(month, row.carried, row.circuits)
+        return _told(month, self._rows.get(month, _Row(0, 0)))
+
+    @property
+    def balance(self) -> int:
+        """Bytes relayed for others less bytes used of others, over all months that are kept."""
+        return sum(row.carried - row.used for row in self._rows.values())
 
     def before(self, now: float) -> tuple[MonthContribution, ...]:
         """The months before it, the latest first."""
         earlier = sorted((month for month in self._rows if month < month_of(now)), reverse=True)
-        rows = ((month, self._rows[month]) for month in earlier)
-        return tuple(MonthContribution(month, row.carried, row.circuits) for month, row in rows)
+        return tuple(_told(month, self._rows[month]) for month in earlier)
+
+
+def _told(month: str, row: _Row) -> MonthContribution:
+    return MonthContribution(month, row.carried, row.circuits, row.confirmed, row.used)

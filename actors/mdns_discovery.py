@@ -26,6 +26,7 @@ from protocol.identity import PeerId
 from protocol.mdns import NAME_SIZE, read_txt, txt_of
 from protocol.mdns_messages import TxtHeard
 from protocol.messages import ActorDown, ActorUp, AddressesChanged
+from protocol.quota_messages import ModeTold
 
 SOURCE: Final = "mdns"
 
@@ -81,11 +82,12 @@ class MdnsDiscovery:
         self._names: OrderedDict[str, bytes] = OrderedDict()
         self._rate: TokenBucket | None = None
         self._searches: list[tuple[float, RelaysWanted]] = []
-        self._announce(addresses)
+        self._addresses = tuple(addresses)
+        self._announce()
 
     def handle(
         self,
-        message: TxtHeard | RelaysWanted | AddressesChanged | ActorUp | ActorDown,
+        message: TxtHeard | RelaysWanted | AddressesChanged | ModeTold | ActorUp | ActorDown,
         now: float,
     ) -> list[Send]:
         match message:
@@ -100,7 +102,11 @@ class MdnsDiscovery:
                     for peer, known in self._peers.items()
                 ]
             case AddressesChanged(addresses=addresses):
-                self._announce(addresses)
+                self._addresses = tuple(addresses)
+                self._announce()
+            case ModeTold(relays=relays):
+                self._relaying = relays
+                self._announce()
             case ActorUp(actor=actor) if actor in self._told:
                 return [Send(actor, RelayFound(SOURCE, peer, one.addresses)) for peer, one in self._peers.items()]
         return []
@@ -113,8 +119,8 @@ class MdnsDiscovery:
         self._searches = [one for one in self._searches if one[0] > now]
         return [Send(asked.asker, RelaysSearched(SOURCE, asked.request_id)) for asked in over]
 
-    def _announce(self, addresses: Sequence[bytes]) -> None:
-        local = [one for one in addresses if self._is_local(one)] if self._relaying else []
+    def _announce(self) -> None:
+        local = [one for one in self._addresses if self._is_local(one)] if self._relaying else []
         self.announcement = txt_of(local, self._own)
 
     def _is_local(self, address: bytes) -> bool:

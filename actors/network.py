@@ -54,7 +54,9 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
     where = "actors.network:"
     made = {
         DHT: ActorSpec(where + "dht", {"settings": settings, "own": own}, at_home=True),
-        REPUTATION: ActorSpec(where + "reputation", {"settings": settings, "own": own}, at_home=True),
+        REPUTATION: ActorSpec(
+            where + "reputation", {"settings": settings, "identity": identity.encode()}, at_home=True
+        ),
         DIRECTORY: ActorSpec(where + "directory", {"settings": settings, "own": own}, with_node=True),
         ISSUER: ActorSpec(
             where + "issuer",
@@ -95,9 +97,17 @@ def dht(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
     return Part(actor, close=kept.close, drop=kept.drop)
 
 
-def reputation(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
+def reputation(surroundings: Surroundings, settings: Settings, identity: bytes) -> Part:
     kept = _Kept(settings, record_storage.REPUTATION, "the reputation of relays, and what this node contributed,")
-    return Part(ReputationTracker(kept.store, own), close=kept.close, drop=kept.drop)
+    actor = ReputationTracker(
+        surroundings.name,
+        kept.store,
+        Identity.decode(identity),
+        relay_server=RELAY_SERVER,
+        consent=settings.receipts,
+        incentive=settings.incentive,
+    )
+    return Part(actor, close=kept.close, drop=kept.drop)
 
 
 class _Kept:

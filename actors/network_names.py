@@ -17,7 +17,7 @@ REPUTATION: Final = "reputation"
 
 def services(settings: Settings) -> tuple[str, ...]:
     """Those that speak protocols over the forwarders' connections."""
-    return (DHT, DIRECTORY, REACHABILITY) if settings.discovery else ()
+    return (DHT, DIRECTORY, REACHABILITY, REPUTATION) if settings.discovery else ()
 
 
 def sources(settings: Settings) -> tuple[str, ...]:
@@ -30,6 +30,11 @@ def sources(settings: Settings) -> tuple[str, ...]:
 def listeners(settings: Settings) -> tuple[str, ...]:
     """Those that are told when the node's addresses change."""
     return (ISSUER, REACHABILITY, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
+
+
+def mode_listeners(settings: Settings) -> tuple[str, ...]:
+    """Those that are told the node's mode (ModeTold)."""
+    return (REPUTATION, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
 
 
 def tracker(settings: Settings) -> str:

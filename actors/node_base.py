@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from actors.actor import Send
 from actors.desk import DESK, Desk
-from actors.network_names import DIRECTORY
+from actors.network_names import DIRECTORY, mode_listeners
 from actors.node_mode import ModeKeeper, with_mode_of
 from actors.ports.addresses import announced, private, reachable, told
 from actors.ports.clock import steady_clock
@@ -24,7 +24,7 @@ from actors.settings import Settings
 from protocol.discovery_messages import BestRelays, BestRelaysWanted
 from protocol.identity import Identity
 from protocol.messages import StatusAnswer
-from protocol.quota_messages import TermsSet
+from protocol.quota_messages import ModeTold, TermsSet
 
 log = logging.getLogger("actors.node")
 
@@ -93,7 +93,7 @@ class NodeBase(ABC):
         self._sums = Sums()
         self._reported_bytes = 0
         self.control: ControlServer | None = None
-        self.desk = Desk(self.running, self.rose, self.fell)
+        self.desk = Desk(self.running, self._rose, self.fell)
         self.mode = ModeKeeper(settings, steady_clock(), self.tell_terms)
         self._next_look: asyncio.TimerHandle | None = None
 
@@ -200,6 +200,16 @@ class NodeBase(ABC):
         """The mode is what ``settings`` say; other settings stay as they are."""
         self.settings = with_mode_of(self.settings, settings)
         self.mode.choose(self.settings)
+        for name in mode_listeners(self.settings):
+            self.running().post(DESK, name, self._mode_told())
+
+    def _mode_told(self) -> ModeTold:
+        return ModeTold(self.settings.mode != CLIENT_ONLY, self.settings.incentive)
+
+    def _rose(self, actor: str) -> list[Send]:
+        """An actor has begun, maybe in the place of another."""
+        told = [Send(actor, self._mode_told())] if actor in mode_listeners(self.settings) else []
+        return told + self.rose(actor)
 
     async def run(self) -> int:
         """Until a signal or a failure; the exit code."""

@@ -57,11 +57,6 @@ class KnownRelay:
     def load(self) -> float | None:
         return None if self.descriptor is None else self.descriptor.capacity.load
 
-    @property
-    def works(self) -> bool:
-        """It was tried, and relays, though it may be full."""
-        return self.answer in ("reserves", "full") and bool(self.reached_at)
-
     def forget_stale(self, now: float) -> None:
         """What it said of itself holds until it expires."""
         if self.descriptor is not None and self.descriptor.expires_at <= now:

@@ -24,7 +24,6 @@ from protocol.descriptor import open_descriptor
 from protocol.discovery_messages import (
     BestRelays,
     BestRelaysWanted,
-    ClassTold,
     DirectoryMessage,
     FoundRelay,
     Observed,
@@ -56,9 +55,6 @@ RATING_TIME: Final = 0.5
 LOOK_INTERVAL: Final = 600.0
 LOOKED_AT: Final = 4
 
-#: Seconds for which a peer whose relay worked is served as one who relays for others.
-OPERATOR_TIME: Final = 86_400.0
-
 #: Seconds after which what changed is written to disk, and relays that are written.
 SAVE_INTERVAL: Final = 30.0
 SAVED: Final = 64
@@ -76,6 +72,9 @@ _UNKNOWN: Final = 35.0
 #: Points of a full relay's load, and within which relays are as good as each other: so that not all choose the same.
 _LOAD: Final = 20.0
 _SAME: Final = 5.0
+
+#: Answers of one that relays, though it may have no room.
+WORKING: Final = ("reserves", "full")
 
 _ORDER: Final = ("reserves", "unprobed", "full", "refuses")
 
@@ -115,7 +114,7 @@ class _Search:
 
 class RelayDirectory:
     """See the module.  ``sources``: the actors to ask.  ``tracker``: ReputationTracker, "": none.  ``own``: this
-    node's peer id.  ``relay_server``: the actor that is told whose relay works, "": none.  ``private``: private
+    node's peer id.  ``private``: private
     addresses are dialled whoever tells them."""
 
     def __init__(
@@ -128,13 +127,11 @@ class RelayDirectory:
         cache: RelayCache | None = None,
         *,
         private: bool = False,
-        relay_server: str = "",
     ) -> None:
         self.book = RelayBook(own, private=private)
         self._name = name
         self._sources = tuple(sources)
         self._tracker = tracker
-        self._relay_server = relay_server
         self._randomness = randomness
         self._cache = cache
         self._probes = Probes(name, randomness)
@@ -182,8 +179,6 @@ class RelayDirectory:
                 return self._silent(actor, now)
             case ActorUp(actor=actor):
                 self._down.discard(actor)
-                if actor == self._relay_server:  # it knows nothing
-                    return [self._operator(one) for one in self.book.relays.values() if one.works]
         return []
 
     def next_deadline(self) -> float | None:
@@ -278,15 +273,10 @@ class RelayDirectory:
                 self.book.answered(result.peer, result.answer, result.retry_after, now)
             if self._tracker and (result.latency is not None or result.answer == "unreachable"):
                 kind = "unreachable" if result.latency is None else "probe"
-                sends.append(Send(self._tracker, Observed(result.peer, kind, result.latency or 0.0)))
-            known = self.book.relays.get(result.peer)
-            if self._relay_server and known is not None and known.works:
-                sends.append(self._operator(known))
+                works = result.answer in WORKING
+                sends.append(Send(self._tracker, Observed(result.peer, kind, result.latency or 0.0, works=works)))
             self._changed(now)
         return [*sends, *self._advance(now)]
-
-    def _operator(self, known: KnownRelay) -> Send:
-        return Send(self._relay_server, ClassTold(known.peer, known.probed_at + OPERATOR_TIME))
 
     def _advance(self, now: float) -> list[Send]:
         """Try who is worth it, and end the search when there is nothing more to come of it."""

@@ -31,6 +31,9 @@ RUN_WHEN: Final = (ALWAYS, CHARGING, IDLE)
 
 INCENTIVES: Final = ("priority", "credits", "volunteer")
 
+#: Who may see the receipts that this node signs: whoever the relay shows them to; nobody else; none are signed.
+CONSENTS: Final = ("shown", "kept", "off")
+
 #: Cores that other programs keep busy above which somebody uses the machine.  A desktop at rest takes a tenth, a film
 #: or a call half.  Whether somebody moves a mouse is not asked: many machines that relay have none.
 BUSY_CORES: Final = 0.3

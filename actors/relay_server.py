@@ -22,10 +22,11 @@ from actors.loads import Loads
 from actors.relay_handover import Handovers
 from actors.relay_terms import RelayTerms
 from actors.reservations import Reservation, Reservations, group_of, household
+from actors.served_circuits import ServedCircuits
 from actors.standing import Standing
 from protocol import discovery_messages, messages, quota_messages
 from protocol.relay_hop import Status
-from protocol.reputation_messages import Contributed
+from protocol.reputation_messages import Contributed, ServedWanted
 from tracing.tracer import AnyTracer
 
 #: Seconds that a new RelayServer waits for its forwarders' reports before it goes by what it has.
@@ -96,6 +97,7 @@ class RelayServer:
         self._refused: Counter[str] = Counter()
         self._granted = 0
         self._tracker = tracker
+        self._served_circuits = ServedCircuits()
         self._untold = 0  # circuits that came to be since the tracker was told
         self._counters: dict[str, messages.ForwarderCounters] = {}
         self._bytes_before = 0  # of forwarders that are gone
@@ -143,6 +145,7 @@ class RelayServer:
                 self._forget(circuit)
             case messages.CircuitEnded(circuit=circuit, failed=failed):
                 self._spans.settled(circuit, failed=failed)
+                self._served(message)
                 self._forget(circuit)
             case messages.ReservationEnded(forwarder=forwarder, connection=connection, peer=peer):
                 self._reservations.end(peer, forwarder, connection)
@@ -168,6 +171,8 @@ class RelayServer:
                 return self._answer_waiting(now)
             case messages.StatusAsked(request_id=request_id, asker=asker) if not self._unreported:
                 return [Send(asker, self._status(request_id, now))]
+            case ServedWanted():
+                return [Send(self._tracker, self._served_circuits.take(message))]
             case discovery_messages.ClassTold():
                 self._standing.told(message, now)
             case quota_messages.TermsSet():
@@ -373,6 +378,11 @@ class RelayServer:
         if not self._tracker or not (carried or circuits):
             return []
         return [Send(self._tracker, Contributed(carried, circuits))]
+
+    def _served(self, ended: messages.CircuitEnded) -> None:
+        if self._tracker and (circuit := self._circuits.get(ended.circuit)) is not None:
+            to_target, to_source = ended.bytes_to_target, ended.bytes_to_source
+            self._served_circuits.ended(circuit.source, circuit.target, to_target, to_source, failed=ended.failed)
 
     def _opened(self, number: int, forwarder: str) -> None:
         if self._opening.pop(number, None) is not None:

@@ -46,19 +46,20 @@ _Count = Annotated[float, Meta(ge=0, le=1e18)]
 
 class ProbeWindow(msgspec.Struct, array_like=True, gc=False):
     """``number``: Unix time in windows.  ``latency``: seconds, of the ``measured`` together, which are among those that
-    ``reached`` it."""
+    ``reached`` it.  ``worked``: probes to which it answered as a relay."""
 
     number: int
     reached: Annotated[int, Meta(ge=0)] = 0
     missed: Annotated[int, Meta(ge=0)] = 0
     measured: Annotated[int, Meta(ge=0)] = 0
     latency: _Count = 0.0
+    worked: Annotated[int, Meta(ge=0)] = 0
 
 
 class RelayReputation(msgspec.Struct, array_like=True):
     """What was seen of a relay.  ``succeeded``, ``failed`` (circuits) and ``carried`` (bytes, both ways) are as they
     count in window ``number``, the last in which something was seen.  ``last_seen``: Unix time at which it was last
-    reached, 0: never.  As msgpack it is a row of the disk."""
+    reached, ``worked_at``: at which it last answered as a relay, 0: never.  As msgpack it is a row of the disk."""
 
     number: int = 0
     succeeded: _Count = 0.0
@@ -66,13 +67,17 @@ class RelayReputation(msgspec.Struct, array_like=True):
     carried: _Count = 0.0
     last_seen: _Count = 0.0
     windows: Annotated[list[ProbeWindow], Meta(max_length=MAX_WINDOWS)] = []
+    worked_at: _Count = 0.0
 
     # What is seen.  ``now``: Unix time.
 
-    def reached(self, latency: float, now: float) -> None:
-        """``latency``: seconds of a round trip, 0: not measured."""
+    def reached(self, latency: float, now: float, *, works: bool = False) -> None:
+        """``latency``: seconds of a round trip, 0: not measured.  ``works``: it answered as a relay."""
         window = self._window(now)
         window.reached += 1
+        if works:
+            window.worked += 1
+            self.worked_at = now
         if math.isfinite(latency) and latency > 0:
             window.measured += 1
             window.latency += latency
@@ -125,6 +130,10 @@ class RelayReputation(msgspec.Struct, array_like=True):
                 total += weight * one.latency / one.measured
                 measured += weight
         return total / measured if measured else None
+
+    def hours_worked(self, now: float) -> float:
+        """Windows in which it was seen to relay, as they count: the part of the looks at it in which it did."""
+        return sum(weight * one.worked / (one.reached + one.missed) for weight, one in self._weighed(now) if one.worked)
 
     def evidence(self, now: float) -> float:
         """How much is known of it, for or against it: what is lost when it is forgotten."""

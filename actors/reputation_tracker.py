@@ -1,12 +1,16 @@
-"""ReputationTracker: what this node saw of relays, and what it did for others itself.
+"""ReputationTracker: what this node saw of relays, what it did for others, and what peers have signed of that.
 
     Observed                       the directory tried a relay, or a circuit through it came to an end
     RatingsWanted -> Ratings       how good relays are, by that
+    ClassTold                      to RelayServer: whose relay works, and how much that counts
     Contributed                    RelayServer: so much was relayed since
     ContributionWanted -> Contribution
+    CircuitUsed, PriorityWanted    receipts (actors/receipts.py), for others and for us
+    ModeTold                       what the node relays for
 
-Only what this node saw itself is counted.  All of it is in its store (actors/record_store.py) within a moment, and is
-read from there when the first message comes: so a process that takes over from another finds what that one wrote.
+A score is of what this node saw itself; others' word counts for standing alone (actors/vouching.py).  All of it is in
+its store (actors/record_store.py) within a moment, and is read from there when the first message comes: so a process
+that takes over from another finds what that one wrote.
 """
 
 from __future__ import annotations
@@ -15,14 +19,30 @@ from typing import Final
 
 import msgspec
 
+from actors import vouching
 from actors.actor import Send
 from actors.contribution_months import ContributionMonths
+from actors.receipt_rows import ReceiptRows
+from actors.receipts import Receipts
 from actors.record_store import RecordStore
 from actors.reputation import RelayReputation
+from protocol import receipts
 from protocol.codec import CodecError, decode_untrusted
-from protocol.discovery_messages import Observed, Rating, Ratings, RatingsWanted, ReputationMessage
+from protocol.discovery_messages import ClassTold, Observed, Rating, Ratings, RatingsWanted, ReputationMessage
+from protocol.identity import Identity
 from protocol.messages import ActorDown, ActorUp
-from protocol.reputation_messages import Contributed, Contribution, ContributionMessage, ContributionWanted
+from protocol.quota_messages import ModeTold
+from protocol.reputation_messages import (
+    CircuitUsed,
+    Contributed,
+    Contribution,
+    ContributionMessage,
+    ContributionWanted,
+    PriorityTold,
+    PriorityWanted,
+    Served,
+)
+from protocol.service_messages import ForwarderReady, ProtocolsServed, ServiceMessage, StreamMessage, StreamOver
 
 #: Relays that are remembered: twice what all sources of the directory may hold at a time.  12 kB each at most.
 MAX_PEERS: Final = 2048
@@ -30,22 +50,45 @@ MAX_PEERS: Final = 2048
 #: Bytes of a relay's row on disk: 168 windows of at most 31.
 MAX_ROW: Final = 8192
 
-#: First byte of a key: of a relay, before its peer id; of a month, before its name.
+#: Seconds for which a peer whose relay worked is served as one who relays for others.
+OPERATOR_TIME: Final = 86_400.0
+
+#: First byte of a key: of a relay, before its peer id; of a month, before its name.  Receipts have theirs.
 _PEER: Final = b"p"
 _MONTH: Final = b"m"
 
 
 class ReputationTracker:
-    """``own``: this node's peer id: its own score is what was seen of it.  ``unread``: rows of the store that could not
-    be read, and are left there."""
+    """``name``: of this actor.  ``identity``: this node's, whose own score is what was seen of it, and which signs
+    receipts.  ``relay_server``: the actor that is told whose relay works.  ``consent``: the setting ``receipts``.
+    ``incentive``: what the node wants for what it does for others: ``priority``, to be served first; ``credits``, the
+    same as long as it did more for others than they for it; ``volunteer``, nothing.
 
-    def __init__(self, store: RecordStore, own: bytes, *, max_peers: int = MAX_PEERS) -> None:
+    ``unread``: rows of the store that could not be read, and are left there."""
+
+    def __init__(
+        self,
+        name: str,
+        store: RecordStore,
+        identity: Identity,
+        *,
+        relay_server: str,
+        consent: str = "kept",
+        incentive: str = "volunteer",
+        max_peers: int = MAX_PEERS,
+    ) -> None:
         self.unread = 0
+        self._name = name
         self._store = store
-        self._own = own
+        self._own = identity.peer_id.bytes
+        self._relay_server = relay_server
+        self._incentive = incentive
         self._max_peers = max_peers
         self._peers: dict[bytes, RelayReputation] = {}
         self._months = ContributionMonths()
+        self.receipts = Receipts(
+            name, identity, relay_server, consent, ReceiptRows(store), self._worked, self._operator_until
+        )
         self._loaded = False
 
     def __len__(self) -> int:
@@ -54,35 +97,92 @@ class ReputationTracker:
 
     # The actor.
 
-    def handle(self, message: ReputationMessage | ContributionMessage | ActorDown | ActorUp, now: float) -> list[Send]:
-        if isinstance(message, ActorDown | ActorUp):
-            return []  # nobody owes it an answer
-        self._load(now)
+    def handle(
+        self,
+        message: ReputationMessage | ContributionMessage | ServiceMessage | ModeTold | ActorDown | ActorUp,
+        now: float,
+    ) -> list[Send]:
+        sends: list[Send] = []
+        if not self._loaded and not isinstance(message, ActorDown | ActorUp | ForwarderReady | ModeTold):
+            # Not before: a process that this one takes over from writes until it ends.
+            self._load(now)
+            sends = self._operators(now)
         match message:
             case Observed():
-                self._observe(message, now)
+                sends += self._observe(message, now)
             case RatingsWanted(request_id=number, asker=asker, peers=peers):
-                return [Send(asker, Ratings(number, tuple(self.rating(peer, now) for peer in peers)))]
+                sends += [Send(asker, Ratings(number, tuple(self.rating(peer, now) for peer in peers)))]
             case Contributed(carried=carried, circuits=circuits):
-                for month, row in self._months.add(carried, circuits, now).items():
-                    key = _MONTH + month.encode()
-                    if row is None:
-                        self._store.delete(key)
-                    else:
-                        self._store.put(key, row)
-            case ContributionWanted(request_id=number, asker=asker):
-                current, score = self._months.at(now), self.rating(self._own, now).score
-                told = Contribution(
-                    number, current.month, current.carried, current.circuits, score, self._months.before(now)
-                )
-                return [Send(asker, told)]
-        return []
+                self._keep(self._months.add(now, carried=carried, circuits=circuits))
+            case ContributionWanted():
+                sends += [self._contribution(message, now)]
+            case PriorityWanted():
+                sends += self._priority(message, now)
+            case CircuitUsed(sent=sent, received=received):
+                self._keep(self._months.add(now, used=sent + received))
+                self.receipts.used(message, now)
+            case ModeTold(incentive=incentive):
+                self._incentive = incentive
+            case StreamMessage():
+                self.receipts.message(message, now)
+            case StreamOver():
+                self.receipts.over(message, now)
+            case Served():
+                self.receipts.served(message, now)
+            case ForwarderReady(forwarder=forwarder, replaces=replaces):
+                if replaces:
+                    self.receipts.forwarder_lost(replaces, now)
+                self.receipts.forwarder_ready(forwarder)
+                sends += [Send(forwarder, ProtocolsServed(self._name, (receipts.PROTOCOL,)))]
+            case ActorDown(actor=actor):
+                self.receipts.forwarder_lost(actor, now)
+                if actor == self._relay_server:
+                    self.receipts.relay_server_lost()
+            case ActorUp(actor=actor):
+                if actor == self._relay_server:  # it knows nothing
+                    sends += self._operators(now)
+        return sends + self._settle(now)
 
     def next_deadline(self) -> float | None:
-        return None
+        return self.receipts.next_deadline()
 
     def handle_deadline(self, now: float) -> list[Send]:
+        self.receipts.handle_deadline(now)
+        return self._settle(now)
+
+    def _settle(self, now: float) -> list[Send]:
+        confirmed, self.receipts.confirmed = self.receipts.confirmed, 0
+        if confirmed:
+            self._keep(self._months.add(now, confirmed=confirmed))
+        sends, self.receipts.sends = self.receipts.sends, []
+        raised, self.receipts.raised = self.receipts.raised, []
+        return sends + [send for peer in raised for send in self._operator(peer, now)]
+
+    # What this node did, and what it gets for it.
+
+    def _contribution(self, wanted: ContributionWanted, now: float) -> Send:
+        score = self.rating(self._own, now).score
+        before = self._months.before(now)
+        told = Contribution(wanted.request_id, self._months.at(now), score, before, len(self.receipts.rows))
+        return Send(wanted.asker, told)
+
+    def _priority(self, wanted: PriorityWanted, now: float) -> list[Send]:
+        problem = ""
+        if self._incentive == "volunteer":
+            problem = "this node wants nothing for what it does (incentive = volunteer)"
+        elif self._incentive == "credits" and self._months.balance <= 0:
+            problem = "all credits are spent: others have relayed more for this node than it for them"
+        if problem:
+            return [Send(wanted.asker, PriorityTold(wanted.request_id, 0.0, 0, problem))]
+        self.receipts.show(wanted, now)
         return []
+
+    def _keep(self, months: dict[str, bytes | None]) -> None:
+        for month, row in months.items():
+            if row is None:
+                self._store.delete(_MONTH + month.encode())
+            else:
+                self._store.put(_MONTH + month.encode(), row)
 
     # Relays.
 
@@ -90,13 +190,32 @@ class ReputationTracker:
         """Of one of which nothing is known, too: unrated."""
         return self._peers.get(peer, _UNKNOWN).rating(peer, now)
 
-    def _observe(self, seen: Observed, now: float) -> None:
+    def _worked(self, peer: bytes, now: float) -> float:
+        """How much it was seen to relay, 0 to 1."""
+        known = self._peers.get(peer)
+        return 0.0 if known is None else vouching.own(known.hours_worked(now))
+
+    def _operator_until(self, peer: bytes) -> float:
+        known = self._peers.get(peer)
+        return known.worked_at + OPERATOR_TIME if known is not None and known.worked_at else 0.0
+
+    def _operator(self, peer: bytes, now: float) -> list[Send]:
+        """That it is one, if it is."""
+        until = self._operator_until(peer)
+        if until <= now:
+            return []
+        return [Send(self._relay_server, ClassTold(peer, until, self.receipts.vouchers.standing(peer, now)))]
+
+    def _operators(self, now: float) -> list[Send]:
+        return [send for peer in self._peers for send in self._operator(peer, now)]
+
+    def _observe(self, seen: Observed, now: float) -> list[Send]:
         known = self._peers.get(seen.peer)
         if known is None:
             known = self._peers[seen.peer] = RelayReputation()
         match seen.kind:
             case "probe":
-                known.reached(seen.latency, now)
+                known.reached(seen.latency, now, works=seen.works)
             case "unreachable":
                 known.missed(now)
             case "circuit":
@@ -105,6 +224,7 @@ class ReputationTracker:
                 known.circuit_failed(now)
         self._store.put(_PEER + seen.peer, msgspec.msgpack.encode(known))
         self._make_room(now, newest=seen.peer)
+        return self._operator(seen.peer, now) if seen.works else []
 
     def _make_room(self, now: float, newest: bytes = b"") -> None:
         """Forget those of which least is known: to be seen badly is to be known, so nobody is cleared by newcomers."""
@@ -117,8 +237,6 @@ class ReputationTracker:
     # The disk.
 
     def _load(self, now: float) -> None:
-        if self._loaded:
-            return
         self._loaded = True
         for key, row in self._store.load():
             try:
@@ -127,9 +245,12 @@ class ReputationTracker:
                         self._peers[key[1:]] = decode_untrusted(row, RelayReputation, MAX_ROW)
                     case b"m":
                         self._months.take(key[1:].decode("ascii", "replace"), row)
+                    case b"r":
+                        self.receipts.rows.read(key, row)
             except CodecError:
                 self.unread += 1
         self._make_room(now)
+        self.receipts.rows.tidy(now)
 
 
 _UNKNOWN: Final = RelayReputation()

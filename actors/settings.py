@@ -71,6 +71,7 @@ class Settings:
     uptime_target: float
     public: bool
     incentive: str
+    receipts: str
     circuit_data: int
     circuit_duration: float
     move_diallers: bool

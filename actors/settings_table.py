@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
 
-from actors.relay_mode import INCENTIVES, MODES, RUN_WHEN
+from actors.relay_mode import CONSENTS, INCENTIVES, MODES, RUN_WHEN
 
 UNBOUNDED: Final = float("inf")
 
@@ -204,7 +204,13 @@ TABLE: Final[tuple[Row, ...]] = (
         "keeps the node below.", most=1),
     Row("public", "bool", "", True, "Whether a dedicated relay is listed in the directory."),
     Row("incentive", "str", "", "volunteer",
-        "What the node relays for: priority at other relays, credits, or nothing (volunteer).", choices=INCENTIVES),
+        "What the node relays for: to be served first by other relays, to which it shows what peers have signed for it "
+        "(priority); the same as long as it relayed more than it used (credits); nothing (volunteer).",
+        choices=INCENTIVES),
+    Row("receipts", "str", "", "kept",
+        "What this node signs for relays that it used: shown: a receipt that the relay may show to others, so that it "
+        "is served first there; they learn that this peer used that relay. kept: one that it may not. off: none. "
+        "None is ever made at Maximum.", choices=CONSENTS),
 
     Row("circuit_data", "int", "bytes each way", 0,
         "What a circuit may carry; 0: unlimited. Fairness is kept by rates and counts, which end no transfer midway, "

@@ -2,7 +2,8 @@
 
 A peer is *trusted* when this relay's owner lists it, and an *operator* while RelayDirectory knows it as a working
 relay, tried of late; else it is of the *public*.  A circuit has the better class of its two ends.  What a class is
-given when the relay is full is in actors/shares.py; a class that nobody is of has nothing kept for it.
+given when the relay is full is in actors/shares.py; a class that nobody is of has nothing kept for it.  Operators
+share their circuits by standing (actors/operator_shares.py): beyond its part an operator is one of the public.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Collection
 from typing import Final
 
 from actors.admission import Asked, Refusal, refused
-from actors.shares import OPERATOR, PUBLIC, TRUSTED, Shares, best
+from actors.operator_shares import OperatorShares
+from actors.shares import CEILING, OPERATOR, PUBLIC, TRUSTED, Shares, best
 from protocol import messages
 from protocol.discovery_messages import ClassTold
 
@@ -27,12 +29,15 @@ class Standing:
         self.reservations = Shares(reservations, expected)
         self.circuits = Shares(circuits, expected)
         self._trusted = frozenset(trusted)
-        self._operators: dict[bytes, float] = {}
+        self._operators: dict[bytes, ClassTold] = {}
         self._reserved: dict[bytes, str] = {}
-        self._circuits: dict[int, str] = {}
+        self._operator_shares = OperatorShares(0)
+        #: Of each circuit its class, and the operator whose part it is of.
+        self._circuits: dict[int, tuple[str, bytes | None]] = {}
 
     def class_of(self, peer: bytes, now: float) -> str:
-        if self._operators.get(peer, 0.0) > now:
+        told = self._operators.get(peer)
+        if told is not None and told.until > now:
             return OPERATOR
         return TRUSTED if peer in self._trusted else PUBLIC
 
@@ -40,8 +45,8 @@ class Standing:
         """A peer is an operator until then, or no longer; what it holds counts for its class from now on."""
         if message.until > now:
             if message.peer not in self._operators and len(self._operators) >= MAX_OPERATORS:
-                del self._operators[min(self._operators, key=self._operators.__getitem__)]
-            self._operators[message.peer] = message.until
+                del self._operators[min(self._operators, key=lambda peer: self._operators[peer].until)]
+            self._operators[message.peer] = message
             self.reservations.expect(OPERATOR)
             self.circuits.expect(OPERATOR)
         else:
@@ -57,13 +62,21 @@ class Standing:
         if isinstance(asked, messages.ReserveAsked):
             if asked.peer in self._reserved or self.reservations.admits(self.class_of(asked.peer, now), now):
                 return None
-        elif self.circuits.admits(self._circuit_class(asked.source, asked.target, now), now):
+        elif self.circuits.admits(self._circuit_class(asked.source, asked.target, now)[0], now):
             return None
         reason = "what is free is kept for those who relay for others"
         return refused(asked, "reserved_slots", reason, retry_after)
 
-    def _circuit_class(self, source: bytes, target: bytes, now: float) -> str:
-        return best(self.class_of(source, now), self.class_of(target, now))
+    def _circuit_class(self, source: bytes, target: bytes, now: float) -> tuple[str, bytes | None]:
+        """And the operator whose part it is of."""
+        self._operator_shares.slots = int(CEILING[OPERATOR] * self.circuits.limit)
+        name = PUBLIC
+        for peer in (source, target):
+            told = self._operators.get(peer)
+            if told is not None and told.until > now and self._operator_shares.asked(peer, told.standing, now):
+                return OPERATOR, peer
+            name = best(name, TRUSTED if peer in self._trusted else PUBLIC)
+        return name, None
 
     # What is held.
 
@@ -79,9 +92,14 @@ class Standing:
             self.reservations.left(name)
 
     def circuit_began(self, number: int, source: bytes, target: bytes, now: float) -> None:
-        self._circuits[number] = name = self._circuit_class(source, target, now)
+        self._circuits[number] = name, operator = self._circuit_class(source, target, now)
         self.circuits.came(name)
+        if operator is not None:
+            self._operator_shares.came(operator)
 
     def circuit_ended(self, number: int) -> None:
-        if (name := self._circuits.pop(number, None)) is not None:
+        name, operator = self._circuits.pop(number, ("", None))
+        if name:
             self.circuits.left(name)
+        if operator is not None:
+            self._operator_shares.left(operator)

@@ -71,7 +71,8 @@ class RelaysSearched(Message, frozen=True):
 
 
 class Observed(Message, frozen=True):
-    """What this node saw of a relay itself.  ``kind``: ``probe`` (reached; ``latency`` in seconds), ``unreachable``,
+    """What this node saw of a relay itself.  ``kind``: ``probe`` (reached; ``latency`` in seconds; ``works``: it
+    answered as a relay, though it may be full), ``unreachable``,
     ``circuit`` (one that worked; ``carried``: bytes both ways), ``circuit_failed`` (and it was the relay's fault),
     ``dropped`` (a circuit ended by the relay without its limits saying so)."""
 
@@ -79,14 +80,16 @@ class Observed(Message, frozen=True):
     kind: str
     latency: float = 0.0
     carried: int = 0
+    works: bool = False
 
 
 class ClassTold(Message, frozen=True):
     """To RelayServer: ``peer`` is an operator, whose relay works, ``until`` then (Unix time); a time that is over: no
-    longer."""
+    longer.  ``standing``: what it counts beside other operators, as actors/vouching.py has it."""
 
     peer: bytes
     until: float
+    standing: float = 1.0
 
 
 class RatingsWanted(Message, frozen=True):

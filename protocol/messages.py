@@ -21,8 +21,8 @@ from protocol.discovery_messages import (
 )
 from protocol.mdns_messages import MdnsMessage
 from protocol.message_base import Message as _Message
-from protocol.quota_messages import QuotaForwarderMessage, QuotaRelayServerMessage
-from protocol.reputation_messages import ContributionAnswer, ContributionMessage
+from protocol.quota_messages import ModeMessage, QuotaForwarderMessage, QuotaRelayServerMessage
+from protocol.reputation_messages import ContributionAnswer, ContributionMessage, ReceiptRelayMessage
 from protocol.service_messages import ServiceForwarderMessage, ServiceMessage
 
 # Forwarder -> RelayServer
@@ -325,6 +325,7 @@ RelayServerMessage = (
     | ActorUp
     | QuotaRelayServerMessage
     | StandingMessage
+    | ReceiptRelayMessage
 )
 
 ForwarderMessage = (
@@ -356,6 +357,7 @@ Message = (
     | DiscoveryAnswer
     | ReachabilityMessage
     | MdnsMessage
+    | ModeMessage
     | PublicRelaysMessage
     | ContributionMessage
     | ContributionAnswer

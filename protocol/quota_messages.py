@@ -1,6 +1,7 @@
 """What the node's owner lets it relay, between actors.
 
 node        -> RelayServer   TermsSet: from now on
+node        -> those of the network of relays   ModeTold
 RelayServer -> forwarder     TermsChanged: the part of it that is a forwarder's affair
 forwarder   -> RelayServer   QuotaWanted, answered by QuotaGranted when there is some; QuotaReturned
 """
@@ -55,6 +56,16 @@ class QuotaReturned(Message, frozen=True):
     forwarder: str
     amount: int
 
+
+class ModeTold(Message, frozen=True):
+    """``relays``: the node relays for others at all.  ``incentive``: what for, as in the settings."""
+
+    relays: bool
+    incentive: str
+
+
+#: To ReputationTracker and MdnsDiscovery.
+ModeMessage = ModeTold
 
 QuotaRelayServerMessage = TermsSet | QuotaWanted | QuotaReturned
 

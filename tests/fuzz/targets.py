@@ -41,6 +41,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.identity import Identity, PeerId, PublicKey
 from protocol.machine import MAX_TRAILING, Machine
 from protocol.yamux import HEADER, INITIAL_WINDOW
+from tests.fuzz.network_targets import NETWORK_SEEDS, NETWORK_TARGETS
 from tests.support.descriptors import validate
 from tests.support.peers import MemoryPeer, MemoryRelay, seeded
 
@@ -441,10 +442,12 @@ TARGETS: dict[str, Target] = {
     "raw connection": raw_connection,
     "sealed connection": sealed_connection,
     "forwarder": forwarder,
+    **NETWORK_TARGETS,
 }
 
 #: Good input of each, so that what is fuzzed is more than its first refusal.
 SEEDS: dict[str, tuple[bytes, ...]] = {
+    **NETWORK_SEEDS,
     "multistream listener": (
         b"\x05\x07\x01\x3f" + b"".join(map(multistream.encode_line, (multistream.HEADER, "/c", "ls", "/a"))) + b"more",
     ),

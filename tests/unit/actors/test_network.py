@@ -11,6 +11,7 @@ from actors.ports.record_storage import REPUTATION, RecordFile, RecordStorage
 from actors.runtime.spec import Part, Surroundings
 from actors.settings import load_settings
 from protocol.discovery_messages import Observed, RatingsWanted
+from protocol.identity import Identity
 from protocol.reputation_messages import Contributed, ContributionWanted
 
 NOW = 1_782_864_000.0
@@ -19,12 +20,12 @@ NOW = 1_782_864_000.0
 def made(folder: Path) -> Part:
     settings = load_settings(["--data-dir", str(folder)], {"HOME": str(folder)})
     surroundings = Surroundings("reputation", now=lambda: NOW, post=lambda send: None, wake=lambda: None)
-    return network.reputation(surroundings, settings, b"own")
+    return network.reputation(surroundings, settings, Identity.from_seed(bytes(32)).encode())
 
 
 def carried(part: Part) -> int:
     (send,) = part.actor.handle(ContributionWanted(1, "node"), NOW)
-    size: int = send.message.carried
+    size: int = send.message.month.carried
     return size
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from actors.ports.machine_state import MachineWatch
 from actors.relay_mode import MachineState
 from actors.settings import Settings, SettingsError, load_settings
 from protocol.identity import Identity
-from protocol.quota_messages import TermsSet
+from protocol.quota_messages import ModeTold, TermsSet
 from tests.support.peers import seeded
 from tests.unit.actors.test_node_base import IdleNode
 
@@ -23,10 +24,17 @@ class Told(IdleNode):
 
     def __init__(self, settings: Settings) -> None:
         self.terms: list[TermsSet] = []
+        self.posted: list[tuple[str, object]] = []
         super().__init__(settings, Identity.from_seed(seeded("node")), lambda event: None)
 
     def tell_terms(self, terms: TermsSet) -> None:
         self.terms.append(terms)
+
+    def running(self) -> Any:
+        return self
+
+    def post(self, sender: str, receiver: str, message: object) -> None:
+        self.posted.append((receiver, message))
 
 
 @pytest.fixture
@@ -48,6 +56,7 @@ async def test_a_change_holds_at_once_and_is_kept(read: Callable[..., Settings])
     await change_mode(node, {}, read)
     await change_mode(node, {"incentive": "credits"}, read)
     assert len(node.terms) == 1  # none of RelayServer's affairs
+    assert node.posted[-2:] == [("reputation", ModeTold(True, "credits")), ("mdns", ModeTold(True, "credits"))]
 
 
 async def test_what_a_flag_or_the_environment_says_wins(read: Callable[..., Settings]) -> None:

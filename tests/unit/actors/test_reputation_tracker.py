@@ -11,18 +11,30 @@ from hypothesis import strategies as st
 
 from actors.actor import Send
 from actors.record_store import MemoryStore
-from actors.reputation_tracker import ReputationTracker
-from protocol.discovery_messages import Observed, Rating, RatingsWanted
+from actors.reputation_tracker import OPERATOR_TIME, ReputationTracker
+from protocol.discovery_messages import ClassTold, Observed, Rating, RatingsWanted
+from protocol.identity import Identity
 from protocol.messages import ActorDown, ActorUp
-from protocol.reputation_messages import Contributed, Contribution, ContributionWanted, MonthContribution
+from protocol.quota_messages import ModeTold
+from protocol.reputation_messages import (
+    CircuitUsed,
+    Contributed,
+    Contribution,
+    ContributionWanted,
+    MonthContribution,
+    PriorityWanted,
+)
 
-OWN = b"own"
+ME = Identity.from_seed(bytes(32))
+OWN = ME.peer_id.bytes
 NOW = 1_782_864_000.0  # 2026-07-01 00:00 UTC
 DAY = 86_400.0
 
 
 def tracker(store: MemoryStore | None = None, **more: Any) -> ReputationTracker:
-    return ReputationTracker(store if store is not None else MemoryStore(), OWN, **more)
+    return ReputationTracker(
+        "reputation", store if store is not None else MemoryStore(), ME, relay_server="relay_server", **more
+    )
 
 
 def ratings(actor: ReputationTracker, *peers: bytes, now: float = NOW) -> tuple[Rating, ...]:
@@ -80,7 +92,7 @@ def test_a_process_that_takes_over_counts_on_from_what_the_old_one_wrote() -> No
     old.handle(Contributed(100, 1), NOW)
     new.handle(Contributed(10, 1), NOW)
     told = contribution(tracker(store))
-    assert (told.carried, told.circuits) == (110, 2)
+    assert (told.month.carried, told.month.circuits) == (110, 2)
 
 
 def test_rows_that_cannot_be_read_are_left_there() -> None:
@@ -127,14 +139,14 @@ def months_on(months: int) -> float:
 
 def test_contributions_are_added_up_by_months_in_utc() -> None:
     actor = tracker()
-    assert contribution(actor) == Contribution(3, "2026-07", 0, 0, None)
+    assert contribution(actor) == Contribution(3, MonthContribution("2026-07", 0, 0), None)
     actor.handle(Contributed(100, 1), NOW - 1)
     actor.handle(Contributed(20, 0), NOW)
     actor.handle(Contributed(3, 2), NOW + 30 * DAY)
     assert contribution(actor, NOW + 30 * DAY) == Contribution(
-        3, "2026-07", 23, 2, None, (MonthContribution("2026-06", 100, 1),)
+        3, MonthContribution("2026-07", 23, 2), None, (MonthContribution("2026-06", 100, 1),)
     )
-    assert contribution(actor, NOW + 31 * DAY).month == "2026-08"
+    assert contribution(actor, NOW + 31 * DAY).month.month == "2026-08"
 
 
 def test_two_years_are_kept() -> None:
@@ -144,7 +156,7 @@ def test_two_years_are_kept() -> None:
         actor.handle(Contributed(month, 1), months_on(month))
     assert sum(key.startswith(b"m") for key in store.values) == 24
     told = contribution(actor, months_on(39))
-    assert told.carried == 39 and len(told.earlier) == 23
+    assert told.month.carried == 39 and len(told.earlier) == 23
     assert [one.carried for one in told.earlier] == list(range(38, 15, -1))
     # An hour with the clock of 1970 costs the oldest of them, and no more.
     actor.handle(Contributed(1, 1), 0.0)
@@ -158,6 +170,41 @@ def test_its_own_score_is_what_was_seen_of_it() -> None:
     actor.handle(Observed(OWN, "probe", 0.1), NOW)
     actor.handle(Observed(OWN, "circuit", carried=1), NOW)
     assert contribution(actor).score == 100
+
+
+def told_to(sends: list[Send], receiver: str) -> list[Any]:
+    return [send.message for send in sends if send.receiver == receiver]
+
+
+def test_whose_relay_works_is_an_operator_and_relay_server_hears_it_again_when_it_begins_anew() -> None:
+    store = MemoryStore()
+    actor = tracker(store)
+    assert actor.handle(Observed(b"there", "probe", 0.1), NOW) == [], "it does not relay"
+    sends = actor.handle(Observed(b"works", "probe", 0.1, works=True), NOW)
+    assert told_to(sends, "relay_server") == [ClassTold(b"works", NOW + OPERATOR_TIME, 1 / 12)]
+    again = tracker(store)
+    assert again.handle(ActorUp("relay_server"), NOW) == [], "nothing is read before it is needed"
+    sends = again.handle(RatingsWanted(1, "directory", ()), NOW)
+    assert [one.peer for one in told_to(sends, "relay_server")] == [b"works"]
+    sends = again.handle(ActorUp("relay_server"), NOW + 3600)
+    assert [one.peer for one in told_to(sends, "relay_server")] == [b"works"]
+    assert again.handle(ActorUp("relay_server"), NOW + OPERATOR_TIME) == [], "its time is over"
+
+
+def test_what_is_used_is_spent() -> None:
+    actor = tracker(incentive="credits")
+    actor.handle(Contributed(1000, 1), NOW)
+    actor.handle(CircuitUsed(b"relay", 600, 500), NOW)
+    told = contribution(actor).month
+    assert (told.carried, told.used) == (1000, 1100)
+    (send,) = actor.handle(PriorityWanted(5, "router", b"relay"), NOW)
+    assert send.message.request_id == 5 and "credits are spent" in send.message.problem
+    actor.handle(ModeTold(True, "volunteer"), NOW)
+    (send,) = actor.handle(PriorityWanted(6, "router", b"relay"), NOW)
+    assert "volunteer" in send.message.problem
+    actor.handle(ModeTold(True, "priority"), NOW)
+    (send,) = actor.handle(PriorityWanted(7, "router", b"relay"), NOW)
+    assert "no peer has signed" in send.message.problem
 
 
 @pytest.mark.parametrize("message", (ActorUp("dht"), ActorDown("directory")))

@@ -36,6 +36,7 @@ INBOXES = (
     discovery_messages.DiscoveryAnswer,
     discovery_messages.ReachabilityMessage,
     mdns_messages.MdnsMessage,
+    quota_messages.ModeMessage,
     discovery_messages.PublicRelaysMessage,
     reputation_messages.ContributionMessage,
     reputation_messages.ContributionAnswer,

@@ -1,0 +1,70 @@
+"""What strangers say of relays: descriptors, mDNS records, receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from actors.record_store import MemoryStore
+from actors.reputation_tracker import ReputationTracker
+from protocol import envelope, receipts
+from protocol.descriptor import DOMAIN, PAYLOAD_TYPE, open_descriptor
+from protocol.errors import RemoteProtocolError
+from protocol.identity import Identity
+from protocol.mdns import read_txt
+from protocol.reputation_messages import Served
+from protocol.service_messages import StreamAnswer, StreamMessage
+from tests.support.peers import seeded
+
+_RELAY: Final = Identity.from_seed(seeded("fuzz relay"))
+_PEER: Final = Identity.from_seed(seeded("fuzz peer"))
+
+
+def descriptor(data: bytes) -> None:
+    """Of anybody, and signed as it should be."""
+    for said in (data, envelope.seal(_RELAY, DOMAIN, PAYLOAD_TYPE, data)):
+        try:
+            opened = open_descriptor(said, 1.0)
+        except RemoteProtocolError:
+            continue
+        assert opened.peer == _RELAY.peer_id and opened.addresses
+
+
+def mdns_record(data: bytes) -> None:
+    try:
+        told = read_txt(data)
+    except RemoteProtocolError:
+        return
+    assert told.peer.bytes
+
+
+def receipt(data: bytes) -> None:
+    """Messages and envelopes, signed as they should be or not, at each point of the exchange."""
+    tracker = ReputationTracker("reputation", MemoryStore(), _RELAY, relay_server="relay_server")
+    peer = _PEER.peer_id.bytes
+    sealed = envelope.seal(_PEER, receipts.DOMAIN, receipts.SHOWN, data)[: receipts.MAX_ENVELOPE]
+    said = [data, receipts.encode(receipts.ReceiptSigned(sealed)), receipts.encode(receipts.ReceiptsShown((sealed,)))]
+    for number, payload in enumerate(said):
+        asked = StreamMessage(
+            "f", number, peer, "192.0.2.1", receipts.PROTOCOL, receipts.encode(receipts.ReceiptAsked())
+        )
+        tracker.handle(asked, 1.0)
+        tracker.handle(Served(number + 1, peer, 1, 0, 5, 5), 1.0)
+        sends = tracker.handle(StreamMessage("f", number, peer, "192.0.2.1", receipts.PROTOCOL, payload), 1.0)
+        assert sends and all(isinstance(send.message, StreamAnswer) for send in sends if send.receiver == "f")
+    assert len(tracker.receipts.vouchers) == 0
+
+
+NETWORK_TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "descriptor": descriptor,
+    "mdns record": mdns_record,
+    "receipt": receipt,
+}
+
+NETWORK_SEEDS: Final[dict[str, tuple[bytes, ...]]] = {
+    "receipt": (
+        receipts.encode(receipts.ReceiptAsked()),
+        receipts.encode(receipts.ReceiptOffered(b"envelope")),
+        receipts.encode(receipts.StandingTold(1.0, 2)),
+    ),
+}
