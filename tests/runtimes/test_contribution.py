@@ -17,8 +17,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from protocol import receipts
 from protocol.identity import PeerId
 from protocol.relay_hop import ReservationGranted
+from protocol.wire import FrameReader, frame
+from tests.support.peers import MemoryStream
 from tests.support.process import PATIENCE, REPOSITORY, NodeProcess, SocketPeer
 from tests.support.ray_node import RayNode
 
@@ -70,12 +73,29 @@ def until_written(node: NodeProcess, prefix: bytes, row: bytes | None = None) ->
         assert time.monotonic() < end, found
 
 
-def relay_bytes(node: NodeProcess, name: str) -> None:
+def relay_bytes(node: NodeProcess, name: str) -> tuple[SocketPeer, SocketPeer, MemoryStream, MemoryStream]:
     alice, bob = SocketPeer(node, f"alice {name}"), SocketPeer(node, f"bob {name}")
     assert isinstance(bob.reserve(), ReservationGranted)
     here, there = alice.circuit(bob)
     here.send(bytes(SIZE))
     alice.pass_on(bob, lambda: len(there.received) == SIZE)
+    return alice, bob, here, there
+
+
+def ask(peer: SocketPeer, message: receipts.ReceiptMessage) -> tuple[MemoryStream, receipts.ReceiptMessage]:
+    """A stream on which ``message`` was said, and the node's answer."""
+    view = peer.open(receipts.PROTOCOL, frame(receipts.encode(message)))
+    reader = FrameReader(receipts.MAX_MESSAGE)
+    found: list[bytes] = []
+
+    def read() -> bool:
+        reader.receive_data(view.take())
+        if (payload := reader.next_frame()) is not None:
+            found.append(payload)
+        return bool(found)
+
+    peer.until(read)
+    return view, receipts.decode(found[0])
 
 
 @pytest.mark.parametrize("kind", [NodeProcess, RayNode], ids=["local", "ray"])
@@ -86,12 +106,50 @@ def test_what_a_circuit_carried_is_shown(start: Start, tmp_path: Path, kind: typ
     relay_bytes(node, "1")
     told = contribution(node, lambda told: told["bytes"] >= SIZE and told["circuits"] == 1)
     assert told["bytes"] < 1.1 * SIZE
-    assert told["months"] == [{"month": told["month"], "bytes": told["bytes"], "circuits": 1}]
+    assert told["months"] == [
+        {"month": told["month"], "bytes": told["bytes"], "circuits": 1, "confirmed": 0, "used": 0}
+    ]
     assert command(node, "contribution").splitlines() == [
         "Relayed this month  less than 0.01 GB",
         "Circuits helped     1",
+        "Credits             less than 0.01 GB earned, 0.00 GB spent",
         "Reputation          not rated yet",
     ]
+
+
+@pytest.mark.parametrize("kind", [NodeProcess, RayNode], ids=["local", "ray"])
+def test_a_peer_signs_for_what_was_carried_and_what_it_signed_is_kept(
+    start: Start, tmp_path: Path, kind: type[NodeProcess]
+) -> None:
+    node = start(tmp_path / "node", kind=kind)
+    alice, bob, here, there = relay_bytes(node, "1")
+    here.finish()
+    there.finish()
+    alice.pass_on(bob, lambda: here.finished and there.finished)
+    # That the circuit has ended is told to RelayServer and to us at once, by different ways.
+    end = time.monotonic() + PATIENCE
+    answer: receipts.ReceiptMessage = receipts.NothingToSign()
+    while isinstance(answer, receipts.NothingToSign):
+        assert time.monotonic() < end
+        view, answer = ask(alice, receipts.ReceiptAsked())
+    assert isinstance(answer, receipts.ReceiptOffered)
+    receipt = receipts.open_receipt(answer.envelope, receipts.OFFER)
+    assert PeerId(receipt.relay) == PeerId.parse(node.ready["peer_id"])
+    assert (receipt.worked, receipt.failed, receipt.sent, receipt.received) == (1, 0, receipts.step(SIZE), 0)
+    signed = receipts.sign(receipt, alice.identity, receipts.SHOWN)
+    view.send(frame(receipts.encode(receipts.ReceiptSigned(signed))))
+    alice.flush()
+    told = contribution(node, lambda told: told["receipts"] == 1)
+    assert told["credits"]["confirmed"] == SIZE // 2**19 * 2**19
+    assert "of it signed by 1 peers" in command(node, "contribution")
+    ((key, row),) = until_written(node, b"r").items()
+    assert key == b"r" + receipt.client and signed in row
+    # Shown to the node itself, it is worth nothing: alice does not relay.
+    mine = receipts.sign(
+        msgspec.structs.replace(receipt, relay=bob.identity.peer_id.bytes), alice.identity, receipts.SHOWN
+    )
+    _, standing = ask(bob, receipts.ReceiptsShown((mine,)))
+    assert standing == receipts.StandingTold(0.0, 0)
 
 
 def test_it_is_kept_through_an_upgrade_and_a_kill(start: Start, tmp_path: Path) -> None:
@@ -104,7 +162,7 @@ def test_it_is_kept_through_an_upgrade_and_a_kill(start: Start, tmp_path: Path) 
     relay_bytes(node, "2")
     after = contribution(node, lambda told: told["bytes"] >= 2 * SIZE and told["circuits"] == 2)
     assert after["bytes"] < before["bytes"] + 1.1 * SIZE, "what moved is not counted twice"
-    until_written(node, b"m", msgspec.msgpack.encode([after["bytes"], after["circuits"]]))
+    until_written(node, b"m", msgspec.msgpack.encode([after["bytes"], after["circuits"], 0, 0]))
     # What is on disk is there after any end; the new process is one that we did not start.
     os.kill(upgraded["pid"], signal.SIGKILL)
     node.process.wait(PATIENCE)
