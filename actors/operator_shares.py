@@ -2,65 +2,97 @@
 
 What a relay keeps for operators is theirs together.  One that wants more than its part
 
-    fair(p) = at least 1, else slots * standing(p) / sum of the standings of those who wanted any of late
+    fair(p) = slots * standing(p) / sum of the standings of those who wanted any of late
 
-gets the rest as one of the public.  So N identities that one person made hold no more than their standings are of all:
-at most twice what our own probes of N newcomers are worth, for standing is at most that.
+gets the rest as one of the public.  A part is seldom a whole number: the last circuit of it is given as often as makes
+what the operator held on average its part; one whose part is a tenth of a circuit has one for a tenth of the time.
+
+So N identities that one person made hold no more than their standings are of all: at most twice what our own probes of
+N newcomers are worth, for standing is at most that.
 """
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Final
 
 #: Seconds after which one that asked for nothing and holds nothing no longer has a part: circuits come in bursts.
 ACTIVE: Final = 600.0
 
+#: Seconds in which what was held at a time counts half in the average.
+HALF_LIFE: Final = 600.0
+
+#: Circuits by which sums of many standings may be wrong.
+_ROUNDING: Final = 1e-6
+
+
+class _Part:
+    """``mean``: of what was held, as of ``at``."""
+
+    __slots__ = ("asked", "at", "held", "mean", "standing")
+
+    def __init__(self, now: float) -> None:
+        self.held = 0
+        self.mean = 0.0
+        self.at = now
+        self.standing = 0.0
+        self.asked = now
+
+    def advance(self, now: float) -> None:
+        if now > self.at:
+            self.mean = self.held + (self.mean - self.held) * 0.5 ** ((now - self.at) / HALF_LIFE)
+            self.at = now
+
 
 class OperatorShares:
-    """``slots``: all that operators may hold as such.  About 2 us a request."""
+    """``slots``: all that operators may hold as such.  About 3 us a request."""
 
-    __slots__ = ("_asked", "_held", "_sum", "_weights", "slots")
+    __slots__ = ("_parts", "_sum", "slots")
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self._held: dict[bytes, int] = {}
-        self._asked: dict[bytes, float] = {}  # in the order of time
-        self._weights: dict[bytes, float] = {}  # of those in ``_asked``
+        self._parts: dict[bytes, _Part] = {}  # in the order in which they asked
         self._sum = 0.0
 
     def asked(self, peer: bytes, standing: float, now: float) -> bool:
         """It wants one more: whether that is within its part."""
-        self._asked.pop(peer, None)
-        self._asked[peer] = now
-        self._weigh(peer, standing)
+        part = self._parts.pop(peer, None) or _Part(now)
+        self._parts[peer] = part
+        self._sum += standing - part.standing
+        part.standing, part.asked = standing, now
         self._tidy(now)
-        return self._held.get(peer, 0) < max(1, int(self.slots * standing / self._sum)) if self._sum else False
+        if not standing:
+            return False
+        part.advance(now)
+        fair = self.slots * standing / self._sum
+        return part.held + 1 <= fair + _ROUNDING or (part.held < ceil(fair - _ROUNDING) and part.mean < fair)
 
     def held(self, peer: bytes) -> int:
-        return self._held.get(peer, 0)
+        part = self._parts.get(peer)
+        return 0 if part is None else part.held
 
-    def came(self, peer: bytes) -> None:
-        self._held[peer] = self._held.get(peer, 0) + 1
+    def came(self, peer: bytes, now: float) -> None:
+        """It has one more, of those it asked for."""
+        part = self._parts[peer]
+        part.advance(now)
+        part.held += 1
 
-    def left(self, peer: bytes) -> None:
-        if self._held.get(peer, 0) > 1:
-            self._held[peer] -= 1
-        else:
-            self._held.pop(peer, None)
-
-    def _weigh(self, peer: bytes, standing: float) -> None:
-        self._sum += standing - self._weights.get(peer, 0.0)
-        self._weights[peer] = standing
+    def left(self, peer: bytes, now: float) -> None:
+        part = self._parts[peer]
+        part.advance(now)
+        part.held -= 1
 
     def _tidy(self, now: float) -> None:
+        """Forget those that asked longest ago; who holds something keeps its part, and is looked at again later."""
         while True:
-            peer = next(iter(self._asked))
-            if self._asked[peer] + ACTIVE > now:
+            peer, part = next(iter(self._parts.items()))
+            if part.asked + ACTIVE > now:
                 break
-            del self._asked[peer]
-            if peer in self._held:  # it keeps its part, and is looked at again later
-                self._asked[peer] = now
+            del self._parts[peer]
+            if part.held:
+                part.asked = now
+                self._parts[peer] = part
             else:
-                self._sum -= self._weights.pop(peer)
-        if len(self._weights) == 1:  # what rounding has left
-            self._sum = next(iter(self._weights.values()))
+                self._sum -= part.standing
+        if len(self._parts) == 1:  # what rounding has left
+            self._sum = part.standing

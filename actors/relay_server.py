@@ -133,7 +133,7 @@ class RelayServer:
     # The actor.
 
     def handle(self, message: messages.RelayServerMessage, now: float) -> list[Send]:
-        self._spans.now = now
+        self._spans.now = self._standing.now = now
         match message:
             case messages.ReserveAsked() | messages.ConnectAsked():
                 self._spans.asked(message)
@@ -202,7 +202,7 @@ class RelayServer:
         return min(times, default=None)
 
     def handle_deadline(self, now: float) -> list[Send]:
-        self._spans.now = now
+        self._spans.now = self._standing.now = now
         sends: list[Send] = []
         if not self._started:
             self._started = True

@@ -22,9 +22,11 @@ MAX_OPERATORS: Final = 4096
 
 
 class Standing:
-    """``trusted``: ids of peers.  ``reservations``, ``circuits``: slots in all."""
+    """``trusted``: ids of peers.  ``reservations``, ``circuits``: slots in all.  ``now``: of what is told without a
+    time."""
 
     def __init__(self, trusted: Collection[bytes], reservations: int, circuits: int) -> None:
+        self.now = 0.0
         expected = (PUBLIC, TRUSTED) if trusted else (PUBLIC,)
         self.reservations = Shares(reservations, expected)
         self.circuits = Shares(circuits, expected)
@@ -95,11 +97,11 @@ class Standing:
         self._circuits[number] = name, operator = self._circuit_class(source, target, now)
         self.circuits.came(name)
         if operator is not None:
-            self._operator_shares.came(operator)
+            self._operator_shares.came(operator, now)
 
     def circuit_ended(self, number: int) -> None:
         name, operator = self._circuits.pop(number, ("", None))
         if name:
             self.circuits.left(name)
         if operator is not None:
-            self._operator_shares.left(operator)
+            self._operator_shares.left(operator, self.now)
