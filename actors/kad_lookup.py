@@ -78,6 +78,7 @@ class Lookup:
         "_asked",
         "_by_peer",
         "_failed_groups",
+        "_goals",
         "_in_flight",
         "_own",
         "_paths",
@@ -102,6 +103,7 @@ class Lookup:
         self._paths: list[list[Candidate]] = [[] for _ in range(policy.paths)]
         self._in_flight = 0
         self._failed_groups: Counter[str] = Counter()
+        self._goals: list[Candidate] | None = None  # None: something has changed since they were looked for
         self._asked = 0
         self._stopped = False
 
@@ -119,6 +121,8 @@ class Lookup:
             return []
         room = min(self._policy.alpha - self._in_flight, self._policy.max_asked - self._asked)
         wanted = list({one.peer: one for one in self._goal() if one.state is State.HEARD}.values())[: max(room, 0)]
+        if wanted:
+            self._goals = None
         for candidate in wanted:
             candidate.state = State.ASKED
             candidate.tries += 1
@@ -131,6 +135,7 @@ class Lookup:
         candidate = self._by_peer.get(peer)
         if candidate is None or candidate.state is not State.ASKED:
             return
+        self._goals = None
         candidate.state = State.ANSWERED
         self._in_flight -= 1
         candidate.address = address
@@ -158,6 +163,7 @@ class Lookup:
         candidate = self._by_peer.get(peer)
         if candidate is None or candidate.state is not State.ASKED:
             return
+        self._goals = None
         candidate.state = State.FAILED
         self._in_flight -= 1
         self._failed_groups.update(candidate.groups)
@@ -188,25 +194,32 @@ class Lookup:
         """Requests made."""
         return self._asked
 
-    def _goal(self) -> Iterator[Candidate]:
-        """Who must have answered, or failed, for the look-up to be over; the nearest first."""
-        yield from self._nearest(self._sorted, self._policy.k)
-        for path in self._paths:
-            yield from self._nearest(path, self._policy.beta)
+    def _goal(self) -> list[Candidate]:
+        """Who must have answered, or failed, for the look-up to be over; the nearest first.  Some 30 us when something
+        has changed, and it is asked for at each message."""
+        if self._goals is None:
+            self._goals = list(self._nearest(self._sorted, self._policy.k))
+            for path in self._paths:
+                self._goals += self._nearest(path, self._policy.beta)
+        return self._goals
 
     def _nearest(self, candidates: Iterable[Candidate], count: int) -> Iterator[Candidate]:
-        groups: Counter[str] = Counter()
+        groups: dict[str, int] = {}
+        failed = self._failed_groups
         limit = self._policy.per_group
         for one in candidates:
             if count <= 0:
                 return
-            if one.state is State.FAILED or any(groups[group] >= limit for group in one.groups):
+            if one.state is State.FAILED:
                 continue
-            if one.state is State.HEARD and any(self._failed_groups[group] >= 2 * limit for group in one.groups):
-                continue
-            groups.update(one.groups)
-            count -= 1
-            yield one
+            for group in one.groups:
+                if groups.get(group, 0) >= limit or (one.state is State.HEARD and failed.get(group, 0) >= 2 * limit):
+                    break
+            else:
+                for group in one.groups:
+                    groups[group] = groups.get(group, 0) + 1
+                count -= 1
+                yield one
 
     def _know(self, candidate: Candidate) -> None:
         path = self._paths[candidate.path]
@@ -219,6 +232,7 @@ class Lookup:
             path.remove(farthest)
             self._sorted.remove(farthest)
             del self._by_peer[farthest.peer]
+        self._goals = None
         self._by_peer[candidate.peer] = candidate
         insort(self._sorted, candidate)
         insort(path, candidate)
@@ -227,6 +241,7 @@ class Lookup:
         new = tuple(one for one in addresses if one not in known.addresses)
         if not new:
             return
+        self._goals = None
         if known.state is State.FAILED and known.tries < MAX_TRIES:
             known.addresses, known.groups, known.state = new, groups_of(new), State.HEARD
         elif known.state is State.HEARD:

@@ -161,8 +161,10 @@ class RoutingTable:
 
     def closest(self, target: int, count: int, exclude: Collection[bytes] = ()) -> list[Contact]:
         """The ``count`` contacts nearest to ``target``, nearest first."""
-        candidates = (contact for contact in self._contacts.values() if contact.peer not in exclude)
-        return nsmallest(count, candidates, key=lambda contact: contact.place ^ target)
+        # A table has some hundred contacts; sorted() has a third of heapq's cost for so few.
+        candidates = [contact for contact in self._contacts.values() if contact.peer not in exclude]
+        candidates.sort(key=lambda contact: contact.place ^ target)
+        return candidates[:count]
 
     # What is to be done now and then.
 
