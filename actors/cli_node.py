@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
 from actors import contribution, relay_table
-from actors.node import line
 from actors.node_mode import NAMES, mode_words
-from actors.ports.control import ask
+from actors.ports.control import CommandFailed, NoNode, ask
+from actors.relay_directory import MAX_TIME, MAX_WANTED
 from actors.relay_mode import MODES
+from actors.reports import line
 from actors.settings import Settings
 from actors.settings_table import ROWS
 
@@ -30,8 +32,9 @@ def add_parsers(commands: Any) -> None:
     status = commands.add_parser("status", help="what a running node does", description="What a running node does.")
     relays = commands.add_parser(
         "relays",
-        help="the best relays that a running node finds",
-        description="Have a running node look for relays in all its sources, try them, and list the best.",
+        help="the best relays that can be found",
+        description="Have the node that runs here look for relays in all its sources, try them, and list the best. "
+        "Where none runs, look without one, as one that relays for nobody would.",
     )
     relays.add_argument("--count", type=int, default=5, metavar="N", help="how many (default: 5)")
     relays.add_argument(
@@ -70,7 +73,13 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         question |= {"count": arguments.count, "timeout": arguments.timeout, "known": arguments.known}
     if arguments.command == "mode":
         question["set"] = {name: value for name in NAMES if (value := getattr(arguments, name)) is not None}
-    answer = {**ask(folder, question), "event": arguments.command}
+    try:
+        answer = ask(folder, question)
+    except NoNode:
+        if arguments.command != "relays":
+            raise
+        answer = _look(arguments, folder)
+    answer = {**answer, "event": arguments.command}
     if arguments.json:
         print(json.dumps(answer))
     elif arguments.command == "relays":
@@ -85,6 +94,30 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     else:
         print(_restarted(answer))
     return 0
+
+
+def _look(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """For relays, without a node.  CommandFailed."""
+    # Only now: most commands need none of it.
+    from actors.lookout import folder_to_look_in, look, settings_to_look
+    from actors.ports.addresses import BindError
+    from actors.serving import run_loop
+
+    if not 1 <= arguments.count <= MAX_WANTED or not 0 <= arguments.timeout <= MAX_TIME:
+        raise CommandFailed(f"--count is from 1 to {MAX_WANTED}, --timeout from 0 to {MAX_TIME:g} seconds")
+    found: dict[str, Any] = {}
+
+    async def looking() -> int:
+        found.update(await look(settings, arguments.count, arguments.timeout, search=not arguments.known))
+        return 0
+
+    try:
+        with folder_to_look_in(folder) as place:
+            settings = settings_to_look(os.environ, place)
+            run_loop(looking())
+    except (BindError, OSError) as error:
+        raise CommandFailed(f"no node runs here, and to look for relays without one failed: {error}") from error
+    return found
 
 
 def _mode(answer: dict[str, Any], wanted: dict[str, Any]) -> str:

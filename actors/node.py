@@ -7,14 +7,13 @@ or program that started the node is told.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from actors import keeper
 from actors.actor import Send
@@ -22,23 +21,20 @@ from actors.circuit_forwarder import CircuitForwarder
 from actors.desk import DESK
 from actors.logs import configure_logging
 from actors.network_names import listeners, services, tracker
-from actors.node_base import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE, NodeBase, RestartFailed
-from actors.node_commands import Restarts, commands
-from actors.node_mode import mode_words
+from actors.node_base import EXIT_SETTINGS, NodeBase, RestartFailed
 from actors.policies import forwarder_policy, host_policy, relay_server_policy, restart_policy
 from actors.ports.addresses import BindError, bind_all
 from actors.ports.clock import steady_clock, told_by
-from actors.ports.control import ControlServer
-from actors.ports.handover import Departure, HandoverRefused, Moved
+from actors.ports.handover import Departure, Moved
 from actors.ports.host import Host, random_bytes
 from actors.ports.open_files import check_open_files
 from actors.ports.storage import IdentityError, load_or_create_identity
 from actors.ports.telemetry import FLUSH, Telemetry, log_scrubber, telemetry_config
-from actors.relay_mode import CLIENT_ONLY
 from actors.relay_server import REPORT_WAIT, RelayServer
 from actors.runtime.heap import settle_heap
 from actors.runtime.local import LocalRuntime
 from actors.self_description import AGENT
+from actors.serving import run_loop, serve
 from actors.settings import PROGRAM, Settings, SettingsError, load_settings, print_settings, warn_of_contradictions
 from actors.upgrade import Former, KnownAs, Upgrade, UpgradeFailed, former_process
 from protocol.identity import Identity
@@ -60,15 +56,8 @@ RELAY_SERVER: Final = "relay_server"
 #: Seconds that RelayServer waits for the forwarder's report in a process that takes over: that report ends it.
 ADOPTION_WAIT: Final = 3600.0
 
-#: Reasons of a kind that a line for people names.
-SHOWN: Final = 4
-
 #: Turns of the loop in which signals that came before they were blocked are heard.
 TURNS: Final = 4
-
-#: Seconds between two signals up to which the second is an echo of the first, in a node whose keeper passes signals on:
-#: whoever signals a whole group of processes is heard twice.
-ECHO: Final = 0.5
 
 
 class Node(NodeBase):
@@ -331,128 +320,6 @@ class Node(NodeBase):
         return forwarder
 
 
-def line(report: dict[str, Any]) -> str:
-    """A report as a person reads it."""
-    if report["event"] == "actors":
-        return f"{report['actor']} is up, in process {report['actors'].get(report['actor'])}"
-    if report["event"] == "upgraded":
-        moved = f"{report['connections']} connections and {report['circuits']} circuits"
-        return f"{report['version']} took over, with {moved}. Its process id is {report['pid']}."
-    if report["event"] == "upgrade_failed":
-        return f"The upgrade failed, this process goes on: {report['reason']}"
-    if report["event"] == "restarted":
-        text = f"{report['forwarders']} forwarders began anew in {report['seconds']:.1f} s, "
-        return f"{text}with {report['connections']} connections and {report['circuits']} circuits."
-    if report["event"] == "restart_failed":
-        return f"Nothing was restarted, or not all: {report['reason']}"
-    if "circuits" not in report and "addresses" not in report:
-        return "RelayServer does not answer"
-    if "addresses" in report:
-        addresses = "\n".join(f"  {address}" for address in report["addresses"])
-        if warning := report.get("warning"):
-            addresses += f"\nWARNING: {warning}"
-        if report["event"] == "ready" and report["mode"] == CLIENT_ONLY:
-            return f"{report['version']} is ready, and relays for nobody (mode = {CLIENT_ONLY}). It is at:\n{addresses}"
-        if report["event"] == "ready":
-            return f"{report['version']} is ready. Peers reserve and dial through:\n{addresses}"
-        return f"The addresses have changed. Peers reserve and dial through:\n{addresses}"
-    return (
-        f"{report['circuits']} circuits, "
-        + (f"{report['bytes_per_second'] / 1e6:.1f} MB/s, " if "bytes_per_second" in report else "")
-        + f"{report['reservations']} reservations, {report['connections']} connections, "
-        f"{report['bytes'] / 1e9:.2f} GB relayed"
-        + "".join(_counted(report.get(kind, {}), text) for kind, text in _COUNTED)
-        + (f"; {words}" if (words := mode_words(report)) else "")
-    )
-
-
-_COUNTED: Final = (
-    ("refusals", "refused"),
-    ("failures", "circuits failed"),
-    ("lost", "connections given up"),
-    ("errors", "peers' errors"),
-)
-
-
-def _counted(counts: Mapping[str, int], text: str) -> str:
-    """``, 5 refused (max_reservations_per_ip 3, no_reservation 2)``; nothing when there was nothing."""
-    reasons = sorted(((name, n) for name, n in counts.items() if n), key=lambda entry: (-entry[1], entry[0]))
-    shown = [f"{name} {n}" for name, n in reasons[:SHOWN]] + ["..."] * (len(reasons) > SHOWN)
-    return f", {sum(n for _, n in reasons)} {text} ({', '.join(shown)})" if reasons else ""
-
-
-async def serve(
-    settings: Settings,
-    make: Callable[[Callable[[dict[str, Any]], None]], NodeBase],
-    out: TextIO,
-    reload: Callable[[], Settings],
-) -> int:
-    """Run the node that ``make`` makes until it is told to stop; the exit code.  Its reports go to ``out``.
-    ``reload``: reads the settings as they are now; SettingsError."""
-
-    listening = True
-
-    def report(event: dict[str, Any]) -> None:
-        nonlocal listening
-        if not listening:
-            return
-        try:
-            print(json.dumps(event) if settings.json else line(event), file=out, flush=True)
-        except OSError as error:
-            # Whoever started the node stopped reading.  Its peers did not.
-            listening = False
-            log.warning("stdout is gone (%s): reporting stops, relaying goes on", error.strerror)
-
-    node = make(report)
-    loop = asyncio.get_running_loop()
-    stopped_at: float | None = None
-
-    def stop() -> None:
-        nonlocal stopped_at
-        if node.handed_over():
-            return
-        if stopped_at is None:
-            stopped_at = loop.time()
-        elif not node.kept or loop.time() > stopped_at + ECHO:
-            os._exit(130)  # the second signal ends at once
-        node.stopping.set()
-
-    tasks: set[asyncio.Task[None]] = set()
-
-    def spawn(work: Coroutine[Any, Any, None]) -> None:
-        task = loop.create_task(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    restarts = Restarts(node, reload, report)
-    terminal = os.isatty(0)
-
-    def hang_up() -> None:
-        if terminal and not os.isatty(0):
-            stop()  # the terminal that it ran in is gone
-        else:
-            spawn(restarts.at_signal())
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGUSR2, lambda: spawn(node.upgrade()))
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        loop.add_signal_handler(signal.SIGHUP, hang_up)
-    try:
-        await node.start()
-        began = await node.begin()
-        node.control = ControlServer(settings.data_dir, commands(node, restarts, reload))
-        await node.control.start(successor=node.kept)
-        report(began)
-    except BindError as error:
-        print(f"descord-relay: {error}", file=sys.stderr)
-        return EXIT_UNAVAILABLE
-    except HandoverRefused as error:
-        print(f"descord-relay: cannot take over: {error}", file=sys.stderr)
-        return EXIT_REFUSED
-    return await node.run()
-
-
 def main(argv: Sequence[str] | None = None, *, prog: str = PROGRAM) -> int:
     """The command.  2: a setting or the identity is wrong; 69: a port cannot be had; 70: an actor kept failing; 75: it
     was to take over from another process, and cannot."""
@@ -484,15 +351,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str = PROGRAM) -> int:
     return run_loop(
         serve(settings, lambda report: Node(settings, identity, report, exporting, former), sys.stdout, reload)
     )
-
-
-def run_loop(serving: Coroutine[Any, Any, int]) -> int:
-    """On uvloop if it is there."""
-    try:
-        import uvloop
-    except ImportError:  # no wheel for this platform: asyncio's own loop serves, at a fifth more CPU
-        return asyncio.run(serving)
-    return uvloop.run(serving)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from actors.actor import Send
 from actors.desk import DESK, Desk
@@ -25,6 +25,9 @@ from protocol.discovery_messages import BestRelays, BestRelaysWanted
 from protocol.identity import Identity
 from protocol.messages import StatusAnswer
 from protocol.quota_messages import ModeTold, TermsSet
+
+if TYPE_CHECKING:
+    from actors.bootstrap import Bootstrap
 
 log = logging.getLogger("actors.node")
 
@@ -94,6 +97,7 @@ class NodeBase(ABC):
         self._reported_bytes = 0
         self.control: ControlServer | None = None
         self.desk = Desk(self.running, self._rose, self.fell)
+        self.bootstrap: Bootstrap | None = None
         self.mode = ModeKeeper(settings, steady_clock(), self.tell_terms)
         self._next_look: asyncio.TimerHandle | None = None
 

@@ -62,7 +62,7 @@ class Restarts:
 
 
 def commands(node: NodeBase, restarts: Restarts, reload: Callable[[], Settings]) -> dict[str, Command]:
-    """What can be asked at the control socket.  ``reload``: see actors.node.serve."""
+    """What can be asked at the control socket.  ``reload``: see actors.serving.serve."""
 
     async def restart_forwarders(question: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
@@ -71,7 +71,8 @@ def commands(node: NodeBase, restarts: Restarts, reload: Callable[[], Settings])
             raise CommandFailed(str(error)) from error
 
     async def status(question: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**await node.status(0.0), "addresses": node.addresses, **node.processes()}
+        found = {"relays": node.bootstrap.state} if node.bootstrap is not None and node.bootstrap.state else {}
+        return {**await node.status(0.0), **found, "addresses": node.addresses, **node.processes()}
 
     async def relays(question: Mapping[str, Any]) -> Mapping[str, Any]:
         from actors.relay_table import to_json

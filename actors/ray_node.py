@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 from actors.actor import Send
 from actors.desk import DESK
 from actors.network_names import listeners
-from actors.node import run_loop, serve
 from actors.node_base import EXIT_FAILED, EXIT_SETTINGS, NodeBase, RestartFailed
 from actors.parts import FORWARDERS, RELAY_SERVER, Keys, Place, region
 from actors.policies import not_applied, relay_server_policy, restart_policy
@@ -34,6 +33,7 @@ from actors.runtime import succession
 from actors.runtime.local import ActorFailed
 from actors.runtime.ray import RayFailed, RayMissing, RayRuntime, RaySession, check_installed
 from actors.runtime.spec import HERE, ActorSpec
+from actors.serving import run_loop, serve
 from actors.settings import Settings
 from protocol import messages
 from protocol.identity import Identity
@@ -277,7 +277,7 @@ def _add(moved: Moved, told: Mapping[str, Any]) -> None:
 
 
 def run(settings: Settings, telemetry: TelemetryConfig, reload: Callable[[], Settings]) -> int:
-    """Run the node; the exit code.  ``reload``: see actors.node.serve.  SettingsError, IdentityError, ExportError."""
+    """Run the node; the exit code.  ``reload``: see serve().  SettingsError, IdentityError, ExportError."""
     if telemetry.plan is not None:
         check_exporter(telemetry.plan)
     try:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from actors.actor import Send
-from actors.node import line
 from actors.node_base import NodeBase, Sums
 from actors.ports.addresses import _address
+from actors.reports import line
 from actors.runtime.spec import Runtime
 from actors.settings import load_settings
 from protocol.identity import Identity
