@@ -6,8 +6,8 @@ is empty at first, so that a restart never gives more; and quota that is lost wi
 that gave it, counts as spent.
 
 Who asks gets what it asks for, and a little ahead, while there is enough.  When there is not, what comes in a tenth of
-a second is shared out by then, by how many circuits wait at each forwarder, and what one does not need goes to the
-others.
+a second is shared out by then, by what the circuits weigh that wait at each forwarder (actors/shares.py), and what one
+does not need goes to the others.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ MINUTES: Final = 60
 
 @dataclass(slots=True)
 class _Account:
-    """``unspent``: of what it was given, as it last said.  ``owed``: bytes that wait there, in ``circuits`` directions
-    of circuits.  ``asks``: it waits for an answer."""
+    """``unspent``: of what it was given, as it last said.  ``owed``: bytes that wait there, in directions of
+    circuits that weigh ``weight`` together.  ``asks``: it waits for an answer."""
 
     unspent: int = 0
     owed: int = 0
-    circuits: int = 0
+    weight: int = 0
     asks: bool = False
 
 
@@ -95,7 +95,7 @@ class Bandwidth:
         self._accrue(now)  # with what it had until now
         account = self._accounts.setdefault(message.forwarder, _Account())
         account.unspent = max(message.unspent, 0)
-        account.owed, account.circuits, account.asks = message.owed, max(message.circuits, 1), True
+        account.owed, account.weight, account.asks = message.owed, max(message.weight, 1), True
         return self._share_out(now)
 
     def returned(self, message: QuotaReturned, now: float) -> list[Send]:
@@ -159,13 +159,13 @@ class Bandwidth:
         return []
 
     def _shares(self, asking: Mapping[str, _Account]) -> dict[str, int]:
-        """What is there, by how many circuits wait."""
-        left, weight = int(self._level), sum(account.circuits for account in asking.values())
+        """What is there, by what those weigh that wait."""
+        left, weight = int(self._level), sum(account.weight for account in asking.values())
         shares: dict[str, int] = {}
-        for name, account in sorted(asking.items(), key=lambda entry: entry[1].owed / entry[1].circuits):
-            shares[name] = min(account.owed, left * account.circuits // weight)
+        for name, account in sorted(asking.items(), key=lambda entry: entry[1].owed / entry[1].weight):
+            shares[name] = min(account.owed, left * account.weight // weight)
             left -= shares[name]
-            weight -= account.circuits
+            weight -= account.weight
         return shares
 
     def _give(self, amounts: Mapping[str, int], now: float) -> list[Send]:

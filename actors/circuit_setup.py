@@ -22,6 +22,7 @@ from actors.moves import Move
 from actors.refusals import FAILED
 from actors.relay_streams import Admission, CircuitAsker, HopStream, StopStream, told_limit
 from actors.self_description import SelfDescription
+from actors.shares import WEIGHT
 from protocol import messages
 from protocol.connection import State
 from protocol.envelope import seal_voucher
@@ -220,6 +221,7 @@ class CircuitSetup:
             return
         self._deadlines.cancel(hop.stream)
         admission = Admission(admitted.circuit, hop, None, admitted.limit_duration, admitted.limit_data)
+        admission.service_class = admitted.service_class
         self._steps.admitted(hop, admitted.circuit)
         self.await_answer(admission, now + self._policy.stop_timeout)
         if admitted.target_forwarder == self._name:
@@ -343,7 +345,16 @@ class CircuitSetup:
         early = hop.accept(told_limit(admission.duration, admission.data))
         answered_with = stop.trailing_data()
         now = source.session.connection.last_received
-        circuit = self._switch.join(admission.circuit, source, target, data_limit=admission.data, opened_at=now)
+        name = admission.service_class
+        circuit = self._switch.join(
+            admission.circuit,
+            source,
+            target,
+            data_limit=admission.data,
+            opened_at=now,
+            service_class=name,
+            weight=WEIGHT.get(name, 1),
+        )
         self.circuits[circuit.id] = circuit
         self._steps.joined(hop, circuit)
         for stream in (source, target):

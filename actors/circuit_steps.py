@@ -26,6 +26,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from actors.class_bytes import ClassBytes
 from actors.end_codes import LIMITS, ORDINARY, end_code, failure_code
 from protocol import messages
 from protocol.connection import Connection
@@ -39,9 +40,6 @@ from tracing.tracer import NULL_SPAN, AnySpan, AnyTracer, NullTracer, Span
 
 #: Recorded circuits whose first bytes are looked for at the end of each turn: 0.1 us each.
 MAX_WATCHED: Final = 8
-
-#: Class of service of a circuit, until there are several.
-CLASS: Final = "public"
 
 
 class Steps:
@@ -143,6 +141,7 @@ class CircuitSteps:
         self.ended_by: Counter[str] = Counter()
         self.handshake_failures: Counter[str] = Counter()
         self.hand_offs = 0
+        self._class_bytes = ClassBytes()
         self._inherited_bytes = 0
         self._inherited: Counter[str] = Counter()
         self.setup = {stage: Histogram(SETUP_BOUNDS) for stage in ("admit", "stop", "total")}
@@ -250,6 +249,7 @@ class CircuitSteps:
 
     def joined(self, hop: Asker, circuit: Circuit) -> None:
         """Both ends were told, and bytes pass from now on."""
+        self._class_bytes.began(circuit)
         steps, hop.steps = hop.steps, None
         if steps is None:
             return
@@ -346,6 +346,7 @@ class CircuitSteps:
         """It is over, for whatever reason; whether that is an error."""
         code = end_code(circuit)
         self.ended_by[code] += 1
+        self._class_bytes.left(circuit.id)
         if code in ORDINARY and isinstance(self._circuits.get(circuit.id), Steps):
             del self._circuits[circuit.id]
             return False
@@ -366,7 +367,7 @@ class CircuitSteps:
             kept.splice.event("limit", now, limit=code)
         for span in (kept.splice, kept.root):
             span.set("descord.forwarder", self._forwarder)
-            span.set("descord.class", CLASS)
+            span.set("descord.class", circuit.service_class)
             span.set("descord.bytes_to_target", circuit.bytes_to_target)
             span.set("descord.bytes_to_source", circuit.bytes_to_source)
             span.set("descord.close_reason", code)
@@ -413,6 +414,7 @@ class CircuitSteps:
         return None if kept is None else SpliceState(kept.root.state(), kept.splice.state())
 
     def drop_circuit(self, circuit: int) -> None:
+        self._class_bytes.left(circuit)
         kept = self._circuits.pop(circuit, None)
         if isinstance(kept, _Circuit):
             kept.splice.drop()
@@ -424,6 +426,7 @@ class CircuitSteps:
     def resume(self, circuit: Circuit, state: SpliceState | None) -> None:
         """The circuit came from another process: its trace goes on."""
         self.hand_offs += 1
+        self._class_bytes.began(circuit)
         if state is None or not self._tracer.enabled:
             return
         kept = self._circuits[circuit.id] = _Circuit(self._resume(state.root), self._resume(state.splice))
@@ -470,7 +473,7 @@ class CircuitSteps:
             opened=self.opened,
             bridged_in=self.bridged_in,
             hand_offs=self.hand_offs,
-            bytes_by_class={CLASS: max(counters.bytes_forwarded - self._inherited_bytes, 0)},
+            bytes_by_class=self._class_bytes.told(max(counters.bytes_forwarded - self._inherited_bytes, 0)),
             failed=dict(self.failed),
             ended=dict(self.ended_by),
             refusals={why: n - self._inherited[why] for why, n in counters.refusals.items()},

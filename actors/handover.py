@@ -121,6 +121,8 @@ def release(forwarder: CircuitForwarder, links: Sequence[Link]) -> GroupState:
                 handover.data_limit(circuit),
                 circuit.opened_at,
                 circuit.overrun,
+                circuit.service_class,
+                circuit.weight,
             ),
             deadlines.when(circuit),
             forwarder.steps.splice_state(circuit),
@@ -137,6 +139,7 @@ def release(forwarder: CircuitForwarder, links: Sequence[Link]) -> GroupState:
             duration=one.duration,
             data=one.data,
             deadline=deadlines.when(one),
+            service_class=one.service_class,
         )
         for one in admissions
     )
@@ -312,7 +315,7 @@ def _adopt_admission(forwarder: CircuitForwarder, links: Sequence[Link], state: 
     stop = None if state.stop is None else _stream(links, state.stop).owner
     if not isinstance(hop, HopStream | BridgeStream) or not isinstance(stop, StopStream | None):
         raise TypeError("an admission without its two streams")
-    admission = Admission(state.circuit, hop, stop, state.duration, state.data)
+    admission = Admission(state.circuit, hop, stop, state.duration, state.data, state.service_class)
     if stop is not None:
         stop.admission = admission
     elif state.crossing >= 0:

@@ -129,6 +129,7 @@ class AdmissionState(msgspec.Struct, frozen=True, array_like=True):
     duration: float
     data: int
     deadline: float
+    service_class: str = "public"
 
 
 class JoinedState(msgspec.Struct, frozen=True, array_like=True):

@@ -81,7 +81,7 @@ class Quota:
             self._switch.receive_quota(0)
             owed = meter.owed
         self._asked = owed
-        self._tell(QuotaWanted(self._name, owed, len(meter.waiting), max(meter.tokens, 0)))
+        self._tell(QuotaWanted(self._name, owed, meter.weight(), max(meter.tokens, 0)))
 
     def begin_anew(self) -> None:
         """Another RelayServer gives quota, and knows nothing of this."""

@@ -359,6 +359,7 @@ class RelayServer:
             target_connection=held.connection,
             limit_duration=self.policy.circuit_duration,
             limit_data=self.policy.circuit_data,
+            service_class=self._standing.class_of_circuit(circuit),
         )
 
     # Tables.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from actors.circuit_steps import Steps
 from actors.inbound_streams import QuietOwner
+from actors.shares import PUBLIC
 from protocol import relay_stop
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
@@ -35,6 +36,7 @@ STATUSES: Final = frozenset(Status)
 @dataclass(eq=False, slots=True)
 class Admission:
     """A circuit that RelayServer admitted and whose target has not answered yet.  ``duration`` s, ``data`` bytes.
+    ``service_class``: whom it is for.
 
     ``stop`` is None while the bridge to the target's forwarder is being connected.
     """
@@ -44,6 +46,7 @@ class Admission:
     stop: StopStream | None
     duration: float
     data: int
+    service_class: str = PUBLIC
 
 
 class CircuitAsker(Protocol):

@@ -32,6 +32,9 @@ FLOOR: Final = {OPERATOR: 0.05, TRUSTED: 0.02, PUBLIC: 0.15}
 #: three times what the public holds when both want all.
 CEILING: Final = {OPERATOR: 0.60, TRUSTED: 0.15, PUBLIC: 0.15}
 
+#: What a circuit counts beside others when bandwidth is scarce.  No more than four times the public's: nobody starves.
+WEIGHT: Final = {OPERATOR: 4, TRUSTED: 2, PUBLIC: 1}
+
 #: Slots that are guaranteed for each that was in use: room to grow into before a refusal shows the need.
 HEADROOM: Final = 1.25
 

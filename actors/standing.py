@@ -99,6 +99,10 @@ class Standing:
         if operator is not None:
             self._operator_shares.came(operator, now)
 
+    def class_of_circuit(self, number: int) -> str:
+        """As which it was admitted."""
+        return self._circuits[number][0] if number in self._circuits else PUBLIC
+
     def circuit_ended(self, number: int) -> None:
         name, operator = self._circuits.pop(number, ("", None))
         if name:

@@ -123,7 +123,7 @@ class ConnectionState(msgspec.Struct, frozen=True, array_like=True):
 
 class CircuitState(msgspec.Struct, frozen=True, array_like=True):
     """A circuit.  Ends are (number of the connection within what is handed over, stream id).  ``data_limit``: bytes
-    each way, 0: none."""
+    each way, 0: none.  ``service_class``, ``weight``: as protocol/switching.py has them."""
 
     id: int
     source: tuple[int, int]
@@ -131,6 +131,8 @@ class CircuitState(msgspec.Struct, frozen=True, array_like=True):
     data_limit: int
     opened_at: float
     overrun: bool = False
+    service_class: str = "public"
+    weight: int = 1
 
 
 def decode(data: bytes, kind: type[T], max_bytes: int) -> T:
@@ -325,6 +327,7 @@ def rejoin(switch: Switch, state: CircuitState, source: Stream, target: Stream, 
         stream.out = out
         stream.circuit = circuit
     circuit.overrun = state.overrun
+    circuit.service_class, circuit.weight = state.service_class, state.weight
     switch.meter.join(circuit)
     return circuit
 

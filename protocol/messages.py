@@ -181,7 +181,8 @@ class ReserveRefused(_Message, frozen=True):
 
 class ConnectAdmitted(_Message, frozen=True):
     """``bridge``, ``token``: where the target's forwarder is reached, and what to show it, if that is another one.
-    ``moves``: where it takes the dialler's connection itself, if that may move."""
+    ``moves``: where it takes the dialler's connection itself, if that may move.  ``service_class``: whom it is for
+    (actors/shares.py)."""
 
     request_id: int
     connection: int
@@ -194,6 +195,7 @@ class ConnectAdmitted(_Message, frozen=True):
     bridge: str = ""
     token: bytes = b""
     moves: str = ""
+    service_class: str = "public"
 
 
 class BridgeExpected(_Message, frozen=True):

@@ -11,7 +11,7 @@ circuit under a cap slows down as one does whose receiver is slow.
 Of the quota that is left when nobody waits, a stream gets a little ahead (``stream.budget``), and while it has that its
 frames pass without coming here.  What streams have ahead is still unspent: :meth:`Meter.collect` takes it back.
 
-Those that wait share what comes evenly, and what one does not need goes to the others.
+Those that wait share what comes by the weights of their circuits, and what one does not need goes to the others.
 """
 
 from __future__ import annotations
@@ -153,13 +153,17 @@ class Meter:
         """There is quota for ``amount`` bytes more.  The streams of whose held bytes some are paid for, each once."""
         paid: dict[Stream, None] = {}
         self.tokens += amount
+        weight = 0  # of those whose turn is still to come; each has one before anybody has a second
         while self.waiting and (self.tokens > 0 or not self.on):
             out = next(iter(self.waiting))
             size = out.owed
             if self.on:
-                share = max(self.tokens // len(self.waiting), QUANTUM)
+                own = _weight(out)
+                weight = weight or self.weight()
+                share = max(self.tokens * own // weight, QUANTUM * own)
                 size = min(size, share, self.tokens)
                 self.tokens -= size
+                weight -= own
             del self.waiting[out]
             out.owed -= size
             self.owed -= size
@@ -169,6 +173,10 @@ class Meter:
         if not self.on:
             self.tokens = 0
         return list(paid)
+
+    def weight(self) -> int:
+        """Of those that wait, together."""
+        return sum(map(_weight, self.waiting))
 
     def collect(self) -> int:
         """Take back what streams have ahead; the quota that is not spent."""
@@ -198,6 +206,10 @@ class Meter:
         if out in self.waiting:
             del self.waiting[out]
             self.owed -= out.owed
+
+
+def _weight(out: Stream) -> int:
+    return out.circuit.weight if out.circuit is not None else 1
 
 
 def _directions(circuit: Circuit) -> tuple[tuple[Stream, Stream], tuple[Stream, Stream]]:

@@ -34,13 +34,13 @@ class TermsChanged(Message, frozen=True):
 
 
 class QuotaWanted(Message, frozen=True):
-    """``owed``: bytes that are held in ``circuits`` directions of circuits until there is quota for them; 0: nothing
-    is, and a little ahead is wanted.  ``unspent``: quota that is left.  A later one takes the place of one that is not
-    answered."""
+    """``owed``: bytes that are held until there is quota for them, in directions of circuits that weigh ``weight``
+    together; 0: nothing is, and a little ahead is wanted.  ``unspent``: quota that is left.  A later one takes the
+    place of one that is not answered."""
 
     forwarder: str
     owed: int
-    circuits: int
+    weight: int
     unspent: int
 
 

@@ -55,10 +55,11 @@ class Circuit:
 
     ``source``: the stream of the peer that dialled; ``target``: that of the peer with the reservation.
     ``bytes_to_target``, ``bytes_to_source``: payload passed, without yamux headers.  ``reason``: why it ended, ""
-    while it lives.  ``overrun``: more than the limit came, and what is within it waits for quota.
+    while it lives.  ``overrun``: more than the limit came, and what is within it waits for quota.  ``service_class``:
+    whom it is for, ``weight``: what that counts when quota is scarce.
     """
 
-    __slots__ = ("_limit", "id", "opened_at", "overrun", "reason", "source", "target")
+    __slots__ = ("_limit", "id", "opened_at", "overrun", "reason", "service_class", "source", "target", "weight")
 
     def __init__(self, circuit_id: int, source: Stream, target: Stream, data_limit: int, opened_at: float) -> None:
         self.id = circuit_id
@@ -67,6 +68,8 @@ class Circuit:
         self.opened_at = opened_at
         self.reason = ""
         self.overrun = False
+        self.service_class = "public"
+        self.weight = 1
         self._limit = data_limit or UNLIMITED
 
     @property
@@ -128,7 +131,15 @@ class Switch:
             self._end_if_finished(circuit)
 
     def join(
-        self, circuit_id: int, source: Stream, target: Stream, *, data_limit: int = 0, opened_at: float = 0.0
+        self,
+        circuit_id: int,
+        source: Stream,
+        target: Stream,
+        *,
+        data_limit: int = 0,
+        opened_at: float = 0.0,
+        service_class: str = "public",
+        weight: int = 1,
     ) -> Circuit:
         """Make two open streams one circuit.  ``data_limit``: bytes each way, 0 = unlimited.
 
@@ -138,6 +149,7 @@ class Switch:
         if source.closed or target.closed or source.out is not None or target.out is not None:
             raise LocalProtocolError("only two open, unjoined streams make a circuit")
         circuit = Circuit(circuit_id, source, target, data_limit, opened_at)
+        circuit.service_class, circuit.weight = service_class, weight
         for stream, out in ((source, target), (target, source)):
             stream.out = out
             stream.circuit = circuit

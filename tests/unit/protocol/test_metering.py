@@ -11,6 +11,7 @@ from actors.end_codes import end_code
 from actors.links import ForwarderPolicy
 from actors.relay_server import RelayServerPolicy
 from protocol import metering
+from protocol.discovery_messages import ClassTold
 from protocol.metering import Meter, window
 from protocol.relay_hop import ConnectAccepted, RequestRefused, Status
 from protocol.yamux import INITIAL_WINDOW
@@ -18,6 +19,7 @@ from tests.support.bridged import BridgedRelay
 from tests.support.capped import pass_time, set_terms, terms
 from tests.support.handover import MovingRelay
 from tests.support.peers import MemoryPeer, MemoryRelay, MemoryStream
+from tests.support.traces import Collector
 
 RATE = 100_000.0
 
@@ -101,6 +103,37 @@ def test_a_stalled_reader_costs_others_nothing() -> None:
     pass_time(relay, 6)
     assert len(carol.accepted[-1].received) == 200_000
     assert not there.reset
+
+
+def test_what_there_is_is_shared_by_class_and_nobody_starves() -> None:
+    friend, carol, dave, bob = (MemoryPeer(name) for name in ("friend", "carol", "dave", "bob"))
+    policy = RelayServerPolicy(rate_limits=False, trusted_peers=(friend.peer_id.bytes,))
+    collector = Collector()
+    relay = MemoryRelay(policy, tracer=collector.tracer)
+    relay.relay_server.handle(ClassTold(carol.peer_id.bytes, relay.now + 86_400.0), relay.now)
+    for peer in (friend, carol, dave, bob):
+        relay.attach(peer)
+    circuits = [relay.circuit(peer, bob) for peer in (carol, friend, dave)]
+    set_terms(relay, terms(RATE))
+    for here, _ in circuits:
+        here.send(bytes(5_000_000))
+    pass_time(relay, 2)
+    before = [len(there.received) for _, there in circuits]
+    pass_time(relay, 10)
+    rates = [(len(there.received) - size) / 10 for (_, there), size in zip(circuits, before, strict=True)]
+    assert sum(rates) == pytest.approx(RATE, rel=0.01)
+    assert rates == pytest.approx([RATE * weight / 7 for weight in (4, 2, 1)], rel=0.1)
+    # What the others do not need is the public's.
+    for here, _ in circuits[:2]:
+        here.stream.session.reset(here.stream)
+    pass_time(relay, 8)  # what was held for them came over the owner's line, and is paid for first
+    left = len(circuits[2][1].received)
+    pass_time(relay, 10)
+    assert (len(circuits[2][1].received) - left) / 10 == pytest.approx(RATE, rel=0.05)
+    told = relay.forwarder.steps.metrics(relay.forwarder._counters()).bytes_by_class
+    assert set(told) == {"operator", "trusted", "public"} and sum(told.values()) == relay.forwarder.arena.bytes_switched
+    classes = {span.attributes["descord.class"] for span in collector.spans if span.name == "splice"}
+    assert classes == {"operator", "trusted"}
 
 
 def test_new_circuits_are_refused_while_the_cap_is_spent() -> None:
