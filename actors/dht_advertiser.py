@@ -42,7 +42,7 @@ from protocol.discovery_messages import (
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
 from protocol.kad_keys import RELAYS, provider_key
-from protocol.messages import ActorDown, ActorUp
+from protocol.messages import ActorDown, ActorUp, CountsAsked, CountsTold
 from protocol.service_messages import (
     ForwarderReady,
     ProtocolsServed,
@@ -53,7 +53,7 @@ from protocol.service_messages import (
 )
 from protocol.wire import frame
 
-DhtMessage = ServiceMessage | DiscoveryMessage | RelayFound | ActorDown | ActorUp
+DhtMessage = ServiceMessage | DiscoveryMessage | RelayFound | CountsAsked | ActorDown | ActorUp
 
 #: Peers that asked us and are asked who they are, at a time; each household as often as once a minute, four at first.
 MAX_IDENTIFYING: Final = 16
@@ -168,11 +168,20 @@ class DHTAdvertiser:
                 self._upkeep.hint(peer, addresses, now, configured=source == "public")
             case RelaysWanted():
                 self._search.wanted(message, now)
+            case CountsAsked(request_id=number, asker=asker):
+                self._sends.append(Send(asker, CountsTold(number, self._name, dict(self.counts), self._sizes())))
             case ActorDown(actor=actor):
                 self._forwarder_lost(actor, now)
             case ActorUp():
                 pass
         return self._settle(now)
+
+    def _sizes(self) -> dict[str, float]:
+        return {
+            "contacts": len(self.table),
+            "provider records": len(self.providers),
+            "descriptors": len(self.descriptors),
+        }
 
     def next_deadline(self) -> float | None:
         """When :meth:`handle_deadline` is to be called."""

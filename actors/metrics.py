@@ -63,7 +63,8 @@ class Snapshot:
     """All of it, by slot, process or actor.  ``status``: RelayServer's last word, None: it has said none.
 
     ``refused``: requests by the limit that was hit; ``answers``: by the status that the peer was told; ``lost``:
-    connections that were given up; ``errors``: of peers, by layer ("connection", "stream") and code.
+    connections that were given up; ``errors``: of peers, by layer ("connection", "stream") and code.  ``events``,
+    ``sizes``: of the actors of the network of relays, by actor and name.
     """
 
     forwarders: dict[str, Sums]
@@ -78,6 +79,8 @@ class Snapshot:
     processes: dict[str, messages.ProcessMetrics]
     forwarder_cpu: dict[str, float]
     restarts: dict[str, int]
+    events: dict[str, dict[str, float]] = field(default_factory=dict)
+    sizes: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Metrics:
@@ -95,6 +98,8 @@ class Metrics:
         self._refused_before: dict[str, float] = {}
         self._granted_before = 0
         self._restarts: Counter[str] = Counter()
+        self._told: dict[str, messages.CountsTold] = {}
+        self._told_before: dict[str, dict[str, float]] = {}
 
     # The actor.
 
@@ -106,6 +111,9 @@ class Metrics:
                 self._processes[process] = message
             case messages.StatusAnswer(request_id=request_id):
                 self._status = message
+                self.answered.add(request_id)
+            case messages.CountsTold(request_id=request_id, actor=actor):
+                self._told[actor] = message
                 self.answered.add(request_id)
             case messages.Undeliverable(request_id=request_id):
                 self.unanswered.add(request_id)
@@ -129,6 +137,8 @@ class Metrics:
         process = self._processes.pop(actor, None)
         if process is not None:
             add_counts(self._cpu_before, {slot(actor): process.cpu_seconds})
+        if (told := self._told.pop(actor, None)) is not None:
+            add_counts(self._told_before.setdefault(actor, {}), told.counts)
         if actor == RELAY_SERVER and self._status is not None:
             add_counts(self._refused_before, self._status.refused_here or {})
             self._granted_before += self._status.granted
@@ -148,6 +158,9 @@ class Metrics:
         for sums in forwarders.values():
             add_counts(refusals, sums.refusals)
         reasons = tell_apart(refusals)
+        events = {actor: dict(counts) for actor, counts in self._told_before.items()}
+        for actor, told in self._told.items():
+            add_counts(events.setdefault(actor, {}), told.counts)
         refused: dict[str, float] = {}
         for name, count in reasons.limits.items():
             add_counts(refused, {name if name.isidentifier() else OTHER: count})
@@ -167,6 +180,8 @@ class Metrics:
             processes={slot(name): one for name, one in self._processes.items()},
             forwarder_cpu=self._forwarder_cpu(),
             restarts=dict(self._restarts),
+            events=events,
+            sizes={actor: told.sizes for actor, told in self._told.items()},
         )
 
     @staticmethod

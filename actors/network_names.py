@@ -37,6 +37,11 @@ def mode_listeners(settings: Settings) -> tuple[str, ...]:
     return (REPUTATION, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
 
 
+def counting(settings: Settings) -> tuple[str, ...]:
+    """Those that say what they did when they are asked (CountsAsked)."""
+    return (DHT, DIRECTORY, REACHABILITY, REPUTATION) if settings.discovery else ()
+
+
 def tracker(settings: Settings) -> str:
     """The one that is told what was relayed, "": nobody is."""
     return REPUTATION if settings.discovery else ""

@@ -34,10 +34,10 @@ from protocol.discovery_messages import (
     RelaysSearched,
     RelaysWanted,
 )
-from protocol.messages import ActorDown, ActorUp, AddressesChanged
+from protocol.messages import ActorDown, ActorUp, AddressesChanged, CountsAsked, CountsTold
 from protocol.service_messages import ForwarderReady, ProtocolsServed, ServiceMessage, StreamMessage, StreamOver
 
-ReachabilityInbox = ServiceMessage | AddressesChanged | RelayFound | RelaysSearched | ActorUp | ActorDown
+ReachabilityInbox = ServiceMessage | AddressesChanged | RelayFound | RelaysSearched | CountsAsked | ActorUp | ActorDown
 
 #: Addresses that are asked about: those of a host with a few interfaces, of both IP versions.
 MAX_CANDIDATES: Final = 8
@@ -162,6 +162,9 @@ class Reachability:
                 self._server.dial_over(message)
             case StreamOver():
                 self._asks.over(message)
+            case CountsAsked(request_id=number, asker=asker):
+                sizes = {"confirmed addresses": float(len(self.addresses)), "servers": float(len(self._servers))}
+                self._sends.append(Send(asker, CountsTold(number, self._name, dict(self.counts), sizes)))
             case ActorDown(actor=actor):
                 self._forwarder_lost(actor)
             case ActorUp(actor=actor):

@@ -13,6 +13,7 @@ told, and is named in ``problems``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -35,7 +36,7 @@ from protocol.discovery_messages import (
     RelaysWanted,
 )
 from protocol.errors import RemoteProtocolError
-from protocol.messages import ActorDown, ActorUp, Undeliverable
+from protocol.messages import ActorDown, ActorUp, CountsAsked, CountsTold, Undeliverable
 from protocol.service_messages import ForwarderReady, ServiceMessage, StreamMessage, StreamOver
 
 #: Relays that are tried at a time, and in one search.  Each costs a connection for a few round trips.
@@ -147,10 +148,12 @@ class RelayDirectory:
     # The actor.
 
     def handle(
-        self, message: DirectoryMessage | ServiceMessage | Undeliverable | ActorDown | ActorUp, now: float
+        self, message: DirectoryMessage | ServiceMessage | CountsAsked | Undeliverable | ActorDown | ActorUp, now: float
     ) -> list[Send]:
         self._load(now)
         match message:
+            case CountsAsked(request_id=number, asker=asker):
+                return [Send(asker, CountsTold(number, self._name, self._counts(), self._sizes()))]
             case BestRelaysWanted():
                 return self._wanted(message, now)
             case RelayFound():
@@ -261,6 +264,13 @@ class RelayDirectory:
             search.silent.discard(actor)
             search.problems.append(f"{actor} fell while it was searching")
         return self._advance(now)
+
+    def _counts(self) -> dict[str, int]:
+        return {f"not kept: {reason}": count for reason, count in self.book.refused.items()}
+
+    def _sizes(self) -> dict[str, float]:
+        answers = Counter(one.answer for one in self.book.relays.values())
+        return {f"relays: {answer}": count for answer, count in answers.items()}
 
     # Probes.
 

@@ -30,7 +30,7 @@ from protocol import receipts
 from protocol.codec import CodecError, decode_untrusted
 from protocol.discovery_messages import ClassTold, Observed, Rating, Ratings, RatingsWanted, ReputationMessage
 from protocol.identity import Identity
-from protocol.messages import ActorDown, ActorUp
+from protocol.messages import ActorDown, ActorUp, CountsAsked, CountsTold
 from protocol.quota_messages import ModeTold
 from protocol.reputation_messages import (
     CircuitUsed,
@@ -99,7 +99,13 @@ class ReputationTracker:
 
     def handle(
         self,
-        message: ReputationMessage | ContributionMessage | ServiceMessage | ModeTold | ActorDown | ActorUp,
+        message: ReputationMessage
+        | ContributionMessage
+        | ServiceMessage
+        | ModeTold
+        | CountsAsked
+        | ActorDown
+        | ActorUp,
         now: float,
     ) -> list[Send]:
         sends: list[Send] = []
@@ -116,6 +122,14 @@ class ReputationTracker:
                 self._keep(self._months.add(now, carried=carried, circuits=circuits))
             case ContributionWanted():
                 sends += [self._contribution(message, now)]
+            case CountsAsked(request_id=number, asker=asker):
+                counts = {f"receipts: {what}": count for what, count in self.receipts.counts.items()}
+                sizes = {
+                    "relays": float(len(self)),
+                    "receipts": float(len(self.receipts.rows)),
+                    "vouched for": float(len(self.receipts.vouchers)),
+                }
+                sends += [Send(asker, CountsTold(number, self._name, counts, sizes))]
             case PriorityWanted():
                 sends += self._priority(message, now)
             case CircuitUsed(sent=sent, received=received):

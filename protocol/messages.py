@@ -257,6 +257,25 @@ class StatusAnswer(_Message, frozen=True):
     hourly: int | None = None
 
 
+# Whoever measures -> an actor of the network of relays (actors/network.py), and back
+
+
+class CountsAsked(_Message, frozen=True):
+    """What did you do?"""
+
+    request_id: int
+    asker: str
+
+
+class CountsTold(_Message, frozen=True):
+    """``counts``: events since ``actor`` began, ``sizes``: what it has now; by names that our own code gives them."""
+
+    request_id: int
+    actor: str
+    counts: dict[str, int]
+    sizes: dict[str, float]
+
+
 # The runtime -> whoever asked
 
 
@@ -345,13 +364,17 @@ ForwarderMessage = (
     | QuotaForwarderMessage
 )
 
-MetricsMessage = ForwarderMetrics | ProcessMetrics | StatusAnswer | Undeliverable | ActorDown | ActorUp
+MetricsMessage = ForwarderMetrics | ProcessMetrics | StatusAnswer | CountsTold | Undeliverable | ActorDown | ActorUp
+
+#: To each actor of the network of relays.
+CountsMessage = CountsAsked
 
 #: Whatever may travel between actors.
 Message = (
     RelayServerMessage
     | ForwarderMessage
     | MetricsMessage
+    | CountsMessage
     | ServiceMessage
     | DiscoveryMessage
     | DirectoryMessage

@@ -57,6 +57,16 @@ def families(snapshot: Snapshot, *, version: str, limits: Mapping[str, float]) -
     )
     for (layer, code), count in snapshot.errors.items():
         errors.add_metric((layer, code), count)
+    events = CounterMetricFamily(
+        PREFIX + "network_events", "What the actors of the network of relays did.", labels=("actor", "event")
+    )
+    sizes = GaugeMetricFamily(
+        PREFIX + "network_size", "What the actors of the network of relays have.", labels=("actor", "what")
+    )
+    for family, values in ((events, snapshot.events), (sizes, snapshot.sizes)):
+        for actor, named in values.items():
+            for what, value in named.items():
+                family.add_metric((actor, what), value)
     processes = snapshot.processes
     return [
         _gauge("info", "The software that runs.", "version", {version: 1}),
@@ -87,6 +97,17 @@ def families(snapshot: Snapshot, *, version: str, limits: Mapping[str, float]) -
         _counter("lost_connections", "Connections given up, or lost by the network.", "reason", snapshot.lost),
         _counter("refused_answers", "Refusals as peers were told them.", "status", snapshot.answers),
         errors,
+        events,
+        sizes,
+        _gauge(
+            "relayed_last_hour_bytes", "Relayed in the last hour.", "", {"": status.bytes_last_hour} if status else {}
+        ),
+        _gauge(
+            "bandwidth_cap_bytes",
+            "What may be relayed in an hour, where there is a cap.",
+            "",
+            {"": status.hourly} if status and status.hourly is not None else {},
+        ),
         _counter("handshake_failures", "Connections that ended before their peer was known.", "reason", handshakes),
         _counter(
             "hand_offs",

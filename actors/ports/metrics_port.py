@@ -1,7 +1,7 @@
 """The metrics of a node: the actor that adds them up, the port where they are read, and what both need.
 
-RelayServer is asked when somebody looks; forwarders and processes tell by themselves.  This module, and what it
-imports, is loaded only when there is a metrics port.
+RelayServer and the actors of the network are asked when somebody looks; forwarders and processes tell by themselves.
+This module, and what it imports, is loaded only when there is a metrics port.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 from actors.actor import Send
 from actors.metrics import RELAY_SERVER, Metrics
+from actors.network_names import counting
 from actors.ports.addresses import BindError
 from actors.ports.exposition import CONTENT_TYPE, exposition
 from actors.ports.metrics_http import MetricsServer
@@ -54,6 +55,7 @@ class NodeMetrics:
         self._runtime = runtime
         self._actor = Metrics()
         self._numbers = itertools.count(1)
+        self._counting = counting(settings)
         #: Whether RelayServer answered.
         self._waiting: dict[int, asyncio.Future[bool]] = {}
         self._listening: asyncio.Task[None] | None = None
@@ -106,21 +108,27 @@ class NodeMetrics:
 
     async def page(self) -> bytes:
         """The figures, as text."""
-        number = next(self._numbers)
-        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
-        question = messages.StatusAsked(number, METRICS)
-        self._runtime.post(METRICS, RELAY_SERVER, question, deadline=self._runtime.now() + STATUS_PATIENCE)
-        try:
-            answered = await asyncio.wait_for(waiting, STATUS_PATIENCE)
-        except TimeoutError:
-            answered = False
-        finally:
-            del self._waiting[number]
+        answered, *_ = await asyncio.gather(
+            self._ask(RELAY_SERVER, messages.StatusAsked),
+            *(self._ask(actor, messages.CountsAsked) for actor in self._counting),
+        )
         snapshot = self._actor.snapshot()
         if not answered:
             snapshot = replace(snapshot, status=None)
         limits = {name: float(getattr(self._settings, name)) for name in _LIMITS}
         return exposition(snapshot, version=AGENT.partition("/")[2], limits=limits)
+
+    async def _ask(self, actor: str, question: Callable[[int, str], messages.Message]) -> bool:
+        """Whether ``actor`` answered."""
+        number = next(self._numbers)
+        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._runtime.post(METRICS, actor, question(number, METRICS), deadline=self._runtime.now() + STATUS_PATIENCE)
+        try:
+            return await asyncio.wait_for(waiting, STATUS_PATIENCE)
+        except TimeoutError:
+            return False
+        finally:
+            del self._waiting[number]
 
     def _make(self) -> Metrics:
         self._actor = Metrics()

@@ -109,6 +109,9 @@ def test_a_scrape_says_what_happened(start: Start) -> None:
     live(node)
     node.until("circuits_total", 2, forwarder="0")
     node.until("relayed_bytes_total", 100_000, forwarder="0", **{"class": "public"})
+    for actor, what in (("dht", "contacts"), ("reachability", "servers"), ("reputation", "relays")):
+        assert node.value("network_size", actor=actor, what=what) == 0
+    node.until("relayed_last_hour_bytes", 100_000)
     for name, expected, labels in (
         ("open_circuits", 1, {"forwarder": "0"}),
         ("open_connections", 3, {"forwarder": "0"}),

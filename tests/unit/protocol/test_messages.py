@@ -29,6 +29,7 @@ INBOXES = (
     messages.RelayServerMessage,
     messages.ForwarderMessage,
     messages.MetricsMessage,
+    messages.CountsMessage,
     service_messages.ServiceMessage,
     discovery_messages.DiscoveryMessage,
     discovery_messages.DirectoryMessage,
