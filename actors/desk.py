@@ -10,22 +10,26 @@ from typing import Any, Final
 from actors.actor import Send
 from actors.runtime.spec import Runtime
 from protocol import messages
+from protocol.discovery_messages import ReachabilityChanged
 
 DESK: Final = "node"
 
 
 class Desk:
-    """``rose``, ``fell``: called with the name of an actor; what ``rose`` gives is sent."""
+    """``rose``, ``fell``: called with the name of an actor; what ``rose`` gives is sent.  ``reached``:
+    with the addresses at which others have confirmed to reach the node."""
 
     def __init__(
         self,
         runtime: Callable[[], Runtime],
         rose: Callable[[str], list[Send]] = lambda _: [],
         fell: Callable[[str], None] = lambda _: None,
+        reached: Callable[[tuple[bytes, ...]], None] = lambda _: None,
     ) -> None:
         self._runtime = runtime
         self._rose = rose
         self._fell = fell
+        self._reached = reached
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
 
@@ -49,6 +53,8 @@ class Desk:
                 return self._rose(actor)
             case messages.ActorDown(actor=actor):
                 self._fell(actor)
+            case ReachabilityChanged(addresses=addresses):
+                self._reached(addresses)
             case messages.Undeliverable(request_id=number):
                 self._settle(number, None)
             case _ if number := getattr(message, "request_id", 0):

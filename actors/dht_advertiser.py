@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from actors.actor import Send
+from actors.dial_policy import network_of
 from actors.kad_addresses import at, scope_of, to_dial
 from actors.kad_lookup import LookupPolicy
 from actors.kad_records import DescriptorRecords, ProviderRecords, RecordPolicy, Validate
@@ -42,6 +43,7 @@ from protocol.discovery_messages import (
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
 from protocol.kad_keys import RELAYS, provider_key
+from protocol.mapping_messages import AddressObserved
 from protocol.messages import ActorDown, ActorUp, CountsAsked, CountsTold
 from protocol.service_messages import (
     ForwarderReady,
@@ -96,7 +98,9 @@ class DHTAdvertiser:
         protocol: str = kad.PROTOCOL,
         server: bool = True,
         policy: DhtPolicy | None = None,
+        observer: str = "",
     ) -> None:
+        self._observer = observer
         self.policy = policy or DhtPolicy()
         #: What was done, refused and not believed, by reason.
         self.counts: Counter[str] = Counter()
@@ -310,6 +314,9 @@ class DHTAdvertiser:
             event = reader.next_event()
         except RemoteProtocolError:
             event = None
+        if event is not None and event.message.observed_addr and self._observer:
+            network = network_of(message.observed)
+            self._sends.append(Send(self._observer, AddressObserved(event.message.observed_addr[:64], network)))
         if event is None or self._protocol not in event.message.protocols:
             self.counts["peer no server"] += 1
             return

@@ -4,6 +4,7 @@
     directory     RelayDirectory      every relay that is known, tried and rated
     issuer        DescriptorIssuer    what this relay says of itself
     mdns          MdnsDiscovery       relays on the same network
+    port_mapper   PortMapper          has the router of a home network pass our port on to us
     public        PublicRelays        relays that a person has configured
     reachability  Reachability        whether others reach us, and whether we reach others that ask
     reputation    ReputationTracker   how good relays are, by what we saw, and what we did for others
@@ -20,12 +21,15 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Literal
 
+from actors.desk import DESK
 from actors.dht_advertiser import DHTAdvertiser
 from actors.mdns_discovery import MdnsDiscovery
-from actors.network_names import DHT, DIRECTORY, ISSUER, MDNS, PUBLIC, REACHABILITY, REPUTATION, sources
+from actors.network_names import DHT, DIRECTORY, ISSUER, MDNS, PORT_MAPPER, PUBLIC, REACHABILITY, REPUTATION, sources
 from actors.own_descriptor import DescriptorIssuer, DescriptorPolicy
 from actors.parts import RELAY_SERVER
+from actors.port_mapper import PortMapper
 from actors.ports import record_storage
+from actors.ports.gateway import Gateway
 from actors.ports.host import random_bytes
 from actors.ports.multicast import Multicast
 from actors.ports.names import Names
@@ -68,6 +72,9 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
     if settings.mdns:
         arguments = {"settings": settings, "own": own, "addresses": tuple(addresses)}
         made[MDNS] = ActorSpec(where + "mdns", arguments, at_home=True)
+    if settings.port_mapping:
+        arguments = {"settings": settings, "identity": identity.encode(), "addresses": tuple(addresses)}
+        made[PORT_MAPPER] = ActorSpec(where + "port_mapper", arguments, with_node=True)
     if settings.public_relays:
         made[PUBLIC] = ActorSpec(where + "public", {"settings": settings}, with_node=True)
     return made
@@ -93,6 +100,7 @@ def dht(surroundings: Surroundings, settings: Settings, own: bytes) -> Part:
         random_bytes,
         kept.store,
         protocol=settings.dht_protocol,
+        observer=REACHABILITY,
     )
     return Part(actor, close=kept.close, drop=kept.drop)
 
@@ -157,6 +165,16 @@ def mdns(surroundings: Surroundings, settings: Settings, own: bytes, addresses: 
     return Part(actor, after_handle=port.sync, close=close, drop=port.drop)
 
 
+def port_mapper(surroundings: Surroundings, settings: Settings, identity: bytes, addresses: tuple[bytes, ...]) -> Part:
+    actor = PortMapper(REACHABILITY, addresses, private=settings.private_network)
+    port = Gateway(actor, surroundings.post, surroundings.name, identity)
+
+    async def close(grace: float) -> None:
+        await port.close()
+
+    return Part(actor, after_handle=port.look, close=close, drop=port.drop)
+
+
 def issuer(
     surroundings: Surroundings, settings: Settings, identity: bytes, addresses: tuple[bytes, ...]
 ) -> DescriptorIssuer:
@@ -178,4 +196,4 @@ def reachability(surroundings: Surroundings, settings: Settings, own: bytes) -> 
     private = settings.private_network
     policy = ReachabilityPolicy(quorum=1 if private else 2, private=private)
     dht = "" if settings.assume_reachable else DHT
-    return Reachability(surroundings.name, own, [ISSUER], dht, [DHT], random_bytes, policy)
+    return Reachability(surroundings.name, own, [ISSUER, DESK], dht, [DHT], random_bytes, policy)

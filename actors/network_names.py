@@ -10,6 +10,7 @@ DHT: Final = "dht"
 DIRECTORY: Final = "directory"
 ISSUER: Final = "issuer"
 MDNS: Final = "mdns"
+PORT_MAPPER: Final = "port_mapper"
 PUBLIC: Final = "public"
 REACHABILITY: Final = "reachability"
 REPUTATION: Final = "reputation"
@@ -29,7 +30,8 @@ def sources(settings: Settings) -> tuple[str, ...]:
 
 def listeners(settings: Settings) -> tuple[str, ...]:
     """Those that are told when the node's addresses change."""
-    return (ISSUER, REACHABILITY, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
+    mapping = (PORT_MAPPER,) if settings.port_mapping else ()
+    return (ISSUER, REACHABILITY, *((MDNS,) if settings.mdns else ()), *mapping) if settings.discovery else ()
 
 
 def mode_listeners(settings: Settings) -> tuple[str, ...]:

@@ -211,7 +211,7 @@ class Node(NodeBase):
 
     def tell_addresses(self) -> None:
         if self._forwarder is not None:
-            self._forwarder.set_addresses(self._own_addresses, self.runtime.now())
+            self._forwarder.set_addresses(self._told_addresses, self.runtime.now())
             self.runtime.wake(FORWARDER)
         for name in listeners(self.settings):
             self.runtime.post(DESK, name, AddressesChanged(tuple(self._own_addresses)))

@@ -21,6 +21,7 @@ from actors.relay_mode import CLIENT_ONLY
 from actors.runtime.spec import Runtime
 from actors.self_description import AGENT
 from actors.settings import Settings
+from protocol.addresses import text_of
 from protocol.discovery_messages import BestRelays, BestRelaysWanted
 from protocol.identity import Identity
 from protocol.messages import StatusAnswer
@@ -93,10 +94,12 @@ class NodeBase(ABC):
         self._report = report
         self._bound: list[tuple[str, int]] = []
         self._own_addresses: list[bytes] = []
+        #: Of a router that passes our port on, say: those that others have confirmed.
+        self._confirmed: tuple[bytes, ...] = ()
         self._sums = Sums()
         self._reported_bytes = 0
         self.control: ControlServer | None = None
-        self.desk = Desk(self.running, self._rose, self.fell)
+        self.desk = Desk(self.running, self._rose, self.fell, self._reached)
         self.bootstrap: Bootstrap | None = None
         self.mode = ModeKeeper(settings, steady_clock(), self.tell_terms)
         self._next_look: asyncio.TimerHandle | None = None
@@ -179,9 +182,28 @@ class NodeBase(ABC):
         """Look at what the interfaces have, unless addresses were given; True when that changed."""
         own = announced(self.settings.announce) or told(reachable(self._bound))
         known, self._own_addresses = self._own_addresses, [address.binary for address in own]
-        self.addresses = [f"{address.text}/p2p/{self.identity.peer_id}" for address in own]
-        self.hidden = not self.settings.announce and private(own)
+        texts = [address.text for address in own] + [text_of(one) for one in self._outer]
+        self.addresses = [f"{text}/p2p/{self.identity.peer_id}" for text in texts]
+        self.hidden = not self.settings.announce and not self._outer and private(own)
         return known != self._own_addresses
+
+    @property
+    def _outer(self) -> list[bytes]:
+        """Confirmed addresses that are none of our own interfaces."""
+        return [one for one in self._confirmed if one not in self._own_addresses]
+
+    @property
+    def _told_addresses(self) -> list[bytes]:
+        """Where peers are told that they reach us."""
+        return [*self._own_addresses, *self._outer]
+
+    def _reached(self, addresses: tuple[bytes, ...]) -> None:
+        """Others have confirmed that they reach us there, and nowhere else."""
+        before, self._confirmed = self._outer, addresses
+        if self._outer != before:
+            self.find_addresses()
+            self.tell_addresses()
+            self._report(self.changed())
 
     def look_at_addresses(self) -> None:
         """Tell peers, and whoever started the node, when the addresses have changed: a laptop moved, a lease ended."""

@@ -223,7 +223,7 @@ class RayNode(NodeBase):
         if runtime is not None:
             for name in runtime.fleet.pids():
                 if name.startswith(FORWARDERS):
-                    runtime.post(DESK, name, messages.AddressesChanged(tuple(self._own_addresses)))
+                    runtime.post(DESK, name, messages.AddressesChanged(tuple(self._told_addresses)))
             for name in listeners(self.settings):
                 runtime.post(DESK, name, messages.AddressesChanged(tuple(self._own_addresses)))
 
@@ -263,7 +263,8 @@ class RayNode(NodeBase):
             return [Send(actor, self.mode.terms())]
         if not actor.startswith(FORWARDERS) and actor not in listeners(self.settings):
             return []
-        return [Send(actor, messages.AddressesChanged(tuple(self._own_addresses)))]
+        told = self._told_addresses if actor.startswith(FORWARDERS) else self._own_addresses
+        return [Send(actor, messages.AddressesChanged(tuple(told)))]
 
     def fell(self, actor: str) -> None:
         if actor.startswith(FORWARDERS) and self._crowd is not None:

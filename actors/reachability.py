@@ -26,6 +26,7 @@ from actors.autonat_asks import Asked, Asks
 from actors.autonat_server import AutonatServer
 from actors.autonat_servers import AutonatServers
 from actors.dial_policy import dialable, may_dial
+from actors.outer_addresses import VOICES, OuterAddresses
 from protocol import autonat
 from protocol.discovery_messages import (
     DhtModeChanged,
@@ -34,10 +35,21 @@ from protocol.discovery_messages import (
     RelaysSearched,
     RelaysWanted,
 )
+from protocol.mapping_messages import AddressObserved, ExternalAddresses
 from protocol.messages import ActorDown, ActorUp, AddressesChanged, CountsAsked, CountsTold
 from protocol.service_messages import ForwarderReady, ProtocolsServed, ServiceMessage, StreamMessage, StreamOver
 
-ReachabilityInbox = ServiceMessage | AddressesChanged | RelayFound | RelaysSearched | CountsAsked | ActorUp | ActorDown
+ReachabilityInbox = (
+    ServiceMessage
+    | AddressesChanged
+    | ExternalAddresses
+    | AddressObserved
+    | RelayFound
+    | RelaysSearched
+    | CountsAsked
+    | ActorUp
+    | ActorDown
+)
 
 #: Addresses that are asked about: those of a host with a few interfaces, of both IP versions.
 MAX_CANDIDATES: Final = 8
@@ -134,6 +146,7 @@ class Reachability:
         self._forwarders: dict[str, tuple[bytes, ...]] = {}
         self._listed: tuple[bytes, ...] | None = None
         self._seen: OrderedDict[bytes, float] = OrderedDict()
+        self._outer = OuterAddresses(1 if self.policy.private else VOICES)
         self._candidates: dict[bytes, _Candidate] = {}
         self._round: _Round | None = None
         self._serves: bool | None = None
@@ -154,6 +167,10 @@ class Reachability:
             case RelayFound(peer=peer, addresses=addresses):
                 if self._servers.learn(peer, addresses):
                     self._server_known(now)
+            case ExternalAddresses(addresses=addresses):
+                self._outer.mapped = addresses
+            case AddressObserved(address=address, network=network):
+                self._outer.observed(address, network, now)
             case StreamMessage():
                 self._heard(message, now)
             case StreamOver(request_id=0):
@@ -277,7 +294,8 @@ class Reachability:
             del self._seen[address]
         if not self._forwarders:
             return  # it is being replaced: nothing is known to have changed
-        found = dialable((*self._own, *self._seen), private=self.policy.private, most=MAX_CANDIDATES)
+        outer = self._outer.all(self._own, now)
+        found = dialable((*self._own, *outer, *self._seen), private=self.policy.private, most=MAX_CANDIDATES)
         if found != tuple(self._candidates):
             before = self._candidates
             self._candidates = {one: before.get(one) or _Candidate(now + self.policy.settle) for one in found}

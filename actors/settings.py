@@ -65,6 +65,7 @@ class Settings:
     dht_protocol: str
     private_network: bool
     assume_reachable: bool
+    port_mapping: bool
     mode: str
     max_bandwidth: int
     run_when: str

@@ -188,6 +188,9 @@ TABLE: Final[tuple[Row, ...]] = (
         "address of somebody's choice within this host's own network is never dialled."),
     Row("assume_reachable", "bool", "", False,
         "Publish the node's addresses although nobody has confirmed that it is reached there."),
+    Row("port_mapping", "bool", "", True,
+        "Behind a home router: have it pass the node's port on (PCP, NAT-PMP; UPnP with the extra upnp). The address "
+        "is published once others have confirmed that they reach the node there, and given up at the end."),
     Row("mode", "str", "", "cooperative",
         "Whether the node relays. cooperative: within max_bandwidth and run_when, which by default forbid nothing: who "
         "starts a relay wants one. dedicated: always. client-only: for nobody. `descord-relay mode` changes this and "

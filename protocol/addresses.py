@@ -34,6 +34,12 @@ def decode_tcp(address: bytes) -> tuple[str, int] | None:
     return None
 
 
+def text_of(address: bytes) -> str:
+    """A binary ``/ip4|ip6/ADDRESS/tcp/PORT`` as text, "" for anything else."""
+    found = decode_tcp(address)
+    return "" if found is None else f"/{'ip6' if ':' in found[0] else 'ip4'}/{found[0]}/tcp/{found[1]}"
+
+
 def with_peer(address: bytes, peer: bytes) -> bytes:
     """``address`` with ``/p2p/PEER`` behind it (p2p 421: the length of the peer id, and the id)."""
     return address + b"\xa5\x03" + bytes((len(peer),)) + peer

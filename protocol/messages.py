@@ -19,6 +19,7 @@ from protocol.discovery_messages import (
     ReputationMessage,
     StandingMessage,
 )
+from protocol.mapping_messages import ExternalMessage, MappingMessage
 from protocol.mdns_messages import MdnsMessage
 from protocol.message_base import Message as _Message
 from protocol.quota_messages import ModeMessage, QuotaForwarderMessage, QuotaRelayServerMessage
@@ -382,6 +383,8 @@ Message = (
     | DiscoveryAnswer
     | ReachabilityMessage
     | MdnsMessage
+    | MappingMessage
+    | ExternalMessage
     | ModeMessage
     | PublicRelaysMessage
     | ContributionMessage

@@ -10,6 +10,7 @@ import pytest
 
 from protocol import (
     discovery_messages,
+    mapping_messages,
     mdns_messages,
     messages,
     quota_messages,
@@ -18,7 +19,23 @@ from protocol import (
 )
 from protocol.message_base import Message
 
-MODULES = (messages, service_messages, discovery_messages, mdns_messages, quota_messages, reputation_messages)
+MODULES = (
+    messages,
+    service_messages,
+    discovery_messages,
+    mapping_messages,
+    mdns_messages,
+    quota_messages,
+    reputation_messages,
+)
+    messages,
+    service_messages,
+    discovery_messages,
+    mapping_messages,
+    mdns_messages,
+    quota_messages,
+    reputation_messages,
+)
 ALL = {
     kind
     for module in MODULES
@@ -38,6 +55,8 @@ INBOXES = (
     discovery_messages.ReachabilityMessage,
     mdns_messages.MdnsMessage,
     quota_messages.ModeMessage,
+    mapping_messages.MappingMessage,
+    mapping_messages.ExternalMessage,
     discovery_messages.PublicRelaysMessage,
     reputation_messages.ContributionMessage,
     reputation_messages.ContributionAnswer,
