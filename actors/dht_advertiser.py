@@ -84,7 +84,8 @@ class DHTAdvertiser:
     """See the module.  ``name``: the actor's.  ``own``: our peer id.  ``validate``: of descriptors
     (actors/kad_records.py).  ``randomness(n)``: n random bytes.  ``store``: where records and peers outlive a restart.
     ``bootstrap``: peers to join by, as (peer id or b"" for whoever answers, binary multiaddrs without /p2p).
-    ``protocol``: the network's; ``kad.PUBLIC_PROTOCOL`` is that of everybody.  ``server``: whether others reach us."""
+    ``protocol``: the network's; ``kad.PUBLIC_PROTOCOL`` is that of everybody.  ``server``: whether others reach us.
+    ``observer``: the actor that is told where peers see us, "": nobody is."""
 
     def __init__(
         self,

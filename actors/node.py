@@ -243,7 +243,12 @@ class Node(NodeBase):
         if self._metrics is not None:
             await self._metrics.close()
         await self.host.close(grace)
-        await self.runtime.close(max(grace - (self.runtime.now() - began), 0.0))
+        if self._upgrade is not None and self._upgrade.done:
+            # What others know of us (a router's mapping, a name in mDNS) is the new process's: nothing is taken back.
+            self.runtime.drop()
+            await self.runtime.stop()
+        else:
+            await self.runtime.close(max(grace - (self.runtime.now() - began), 0.0))
         await self.telemetry.stop(max(grace - (self.runtime.now() - began), 0.0) + FLUSH)
 
     async def run(self) -> int:

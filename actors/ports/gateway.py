@@ -178,16 +178,18 @@ def _upnp(ours: int, outer: int, lease: int) -> PortMapping:
     router: Any = miniupnpc.UPnP()
     router.discoverdelay = int(UPNP_DISCOVERY * 1000)
     try:
-        if not router.discover():
-            raise MappingFailed("no router answers by UPnP")
+        found = router.discover()
+    except Exception:  # so it is raised where nobody answers
+        found = 0
+    if not found:
+        raise MappingFailed("no router answers by UPnP")
+    try:
         router.selectigd()
         if not lease:
             router.deleteportmapping(outer, "TCP")
             return PortMapping(ours, outer, "", 0, "UPnP")
         address = router.externalipaddress() or ""
         router.addportmapping(outer, "TCP", router.lanaddr, ours, DESCRIPTION, "", lease)
-    except MappingFailed:
-        raise
     except Exception as error:  # it raises Exception itself, with the router's words
         raise MappingFailed(f"the router refuses by UPnP: {error}") from error
     with suppress(ValueError):

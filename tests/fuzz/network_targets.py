@@ -7,7 +7,7 @@ from typing import Final
 
 from actors.record_store import MemoryStore
 from actors.reputation_tracker import ReputationTracker
-from protocol import envelope, receipts
+from protocol import envelope, port_mapping, receipts
 from protocol.descriptor import DOMAIN, PAYLOAD_TYPE, open_descriptor
 from protocol.errors import RemoteProtocolError
 from protocol.identity import Identity
@@ -55,8 +55,22 @@ def receipt(data: bytes) -> None:
     assert len(tracker.receipts.vouchers) == 0
 
 
+def mapping_answer(data: bytes) -> None:
+    """Of a router, or of whoever sends in its name."""
+    for read in (
+        lambda: port_mapping.pcp_answer(data, bytes(port_mapping.NONCE), 4001),
+        lambda: port_mapping.pmp_answer(data, 4001),
+        lambda: port_mapping.pmp_external_answer(data),
+    ):
+        try:
+            read()
+        except RemoteProtocolError:
+            pass
+
+
 NETWORK_TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "descriptor": descriptor,
+    "mapping answer": mapping_answer,
     "mdns record": mdns_record,
     "receipt": receipt,
 }

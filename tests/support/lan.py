@@ -14,14 +14,14 @@ from contextlib import contextmanager
 import pytest
 
 
-def _run(*command: str) -> None:
+def run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
-def _inside(namespace: str, *command: str) -> None:
-    _run("ip", "netns", "exec", namespace, *command)
+def inside(namespace: str, *command: str) -> None:
+    run("ip", "netns", "exec", namespace, *command)
 
 
 def require_namespaces() -> None:
@@ -54,22 +54,22 @@ def lan(bits: int = 24, **hosts: str) -> Iterator[Lan]:
     switch = f"{name}-switch"
     made = []
     try:
-        _run("ip", "netns", "add", switch)
+        run("ip", "netns", "add", switch)
         made.append(switch)
-        _inside(switch, "ip", "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
-        _inside(switch, "ip", "link", "set", "bridge", "up")
+        inside(switch, "ip", "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
+        inside(switch, "ip", "link", "set", "bridge", "up")
         for number, (host, address) in enumerate(hosts.items()):
             namespace = f"{name}-{host}"
-            _run("ip", "netns", "add", namespace)
+            run("ip", "netns", "add", namespace)
             made.append(namespace)
             port = f"port{number}"
-            _inside(switch, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-            _inside(switch, "ip", "link", "set", port, "master", "bridge", "up")
-            _inside(namespace, "ip", "address", "add", f"{address}/{bits}", "dev", "eth0")
+            inside(switch, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+            inside(switch, "ip", "link", "set", port, "master", "bridge", "up")
+            inside(namespace, "ip", "address", "add", f"{address}/{bits}", "dev", "eth0")
             for device in ("lo", "eth0"):
-                _inside(namespace, "ip", "link", "set", device, "up")
-            _inside(namespace, "ip", "route", "add", "default", "dev", "eth0")  # multicast wants a way out
+                inside(namespace, "ip", "link", "set", device, "up")
+            inside(namespace, "ip", "route", "add", "default", "dev", "eth0")  # multicast wants a way out
         yield Lan(name)
     finally:
         for namespace in reversed(made):
-            _run("ip", "netns", "delete", namespace)
+            run("ip", "netns", "delete", namespace)

@@ -28,14 +28,6 @@ MODULES = (
     quota_messages,
     reputation_messages,
 )
-    messages,
-    service_messages,
-    discovery_messages,
-    mapping_messages,
-    mdns_messages,
-    quota_messages,
-    reputation_messages,
-)
 ALL = {
     kind
     for module in MODULES
