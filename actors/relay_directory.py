@@ -13,6 +13,7 @@ told, and is named in ``problems``.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import Final, Protocol
 from actors.actor import Send
 from actors.relay_book import USELESS, KnownRelay, RelayBook
 from actors.relay_probe import ProbeResult, Probes
+from actors.reputation import expected_score
 from protocol.descriptor import open_descriptor
 from protocol.discovery_messages import (
     BestRelays,
@@ -46,6 +48,10 @@ MAX_PROBED: Final = 32
 #: Seconds for which a relay's answer is good: searches that follow each other do not ask again.
 FRESH: Final = 60.0
 
+#: Seconds from the first stranger that is told of until strangers are tried, while sources are still searching: so that
+#: chance chooses among them, and not who speaks first.
+GATHER: Final = 0.5
+
 #: Part of a search's time after which it ends when enough relays would take us, though sources are still searching.
 EARLY: Final = 0.5
 
@@ -67,12 +73,15 @@ MAX_TIME: Final = 120.0
 #: Those who may wait for an answer.
 MAX_WAITING: Final = 256
 
-#: What a score is taken for that is not known: a relay of middling uptime and reliability.
-_UNKNOWN: Final = 35.0
-
-#: Points of a full relay's load, and within which relays are as good as each other: so that not all choose the same.
-_LOAD: Final = 20.0
+#: Points within which relays are as good as each other: among them chance decides, so that not all choose the same.
 _SAME: Final = 5.0
+
+#: How likely a full relay is to be chosen beside an idle one as good as it.  What is in use of a relay is its own word,
+#: so this is also what a lie gains at most: twice what it would have got.
+_FULL_CHANCE: Final = 0.5
+
+#: The load of one that did not say.
+_LOAD: Final = 0.5
 
 #: Answers of one that relays, though it may have no room.
 WORKING: Final = ("reserves", "full")
@@ -100,7 +109,8 @@ class RelayCache(Protocol):
 
 @dataclass(slots=True)
 class _Search:
-    """``early``: when enough is enough, None: from now on.  ``silent``: sources that have not finished.  ``probed``:
+    """``early``: when enough is enough, None: from now on.  ``strangers``: when those are tried that were never
+    reached, None: from now on; inf: none is known.  ``silent``: sources that have not finished.  ``probed``:
     how many were tried.  ``rating``: it is over but for the scores."""
 
     deadline: float
@@ -108,6 +118,7 @@ class _Search:
     waiting: list[BestRelaysWanted]
     silent: set[str]
     problems: list[str] = field(default_factory=list)
+    strangers: float | None = math.inf
     probed: int = 0
     rating: bool = False
     scores: dict[bytes, Rating] = field(default_factory=dict)
@@ -192,8 +203,8 @@ class RelayDirectory:
             times.append(self._changed_at + SAVE_INTERVAL)
         if (search := self._search) is not None:
             times.append(search.deadline)
-            if search.early is not None and not search.rating:
-                times.append(search.early)
+            if not search.rating:
+                times += [when for when in (search.early, search.strangers) if when not in (None, math.inf)]
         return min(times, default=None)
 
     def handle_deadline(self, now: float) -> list[Send]:
@@ -202,6 +213,8 @@ class RelayDirectory:
             self._save()
         if self._search is not None and self._search.early is not None and self._search.early <= now:
             self._search.early = None
+        if self._search is not None and self._search.strangers is not None and self._search.strangers <= now:
+            self._search.strangers = None
         sends: list[Send] = []
         if self._next_look is not None and self._next_look <= now:
             self._next_look = now + LOOK_INTERVAL * (0.5 + self._random())
@@ -316,8 +329,12 @@ class RelayDirectory:
             for one in self.book.relays.values()
             if one.peer not in self._probes.peers and not _fresh(one, now) and one.retry_at <= now
         ]
-        # Those that served before first, the nearest of them; then whoever says that it has room.
-        candidates.sort(key=lambda one: (not one.reached_at, one.latency or 0.0, one.load or 0.0, self._random()))
+        if search.silent and search.strangers is not None:
+            if not all(one.reached_at for one in candidates):
+                search.strangers = min(search.strangers, now + GATHER)
+            candidates = [one for one in candidates if one.reached_at]
+        # Those that served before first, the nearest of them; then rather those that say that they have room.
+        candidates.sort(key=lambda one: (not one.reached_at, one.latency or 0.0, self._lot(one)))
         for one in candidates[:room]:
             search.probed += 1
             sends += self._probe(one, reserve=True)
@@ -371,16 +388,22 @@ class RelayDirectory:
         count = min(max(asked.count, 0), MAX_WANTED)
         return Send(asked.asker, BestRelays(asked.request_id, tuple(one for _, one in found[:count]), tuple(problems)))
 
-    def _rank(self, known: KnownRelay, rating: Rating | None, now: float) -> tuple[int, float, float]:
-        """Less is better: what it answers, its score less its load in steps, and chance."""
+    def _rank(self, known: KnownRelay, rating: Rating | None, now: float) -> tuple[int, bool, float, float]:
+        """Less is better: what it answers, whether it failed more often than not, the score to expect of it in steps,
+        and chance."""
         answer = known.answer if known.retry_at <= now or known.answer != "full" else "full"
-        score = rating.score if rating is not None else None
-        if score is None:
-            # The part of the score that is known already.
-            speed = min(1.0 / known.latency, 1.0) if known.latency else 0.0
-            score = _UNKNOWN + 30.0 * speed
-        merit = score - _LOAD * (known.load or 0.0)
-        return _ORDER.index(answer), -(merit // _SAME), self._random()
+        if rating is None:
+            merit = expected_score(None, known.latency, 0, 0)
+        else:
+            merit = expected_score(rating.uptime, rating.latency or known.latency, rating.succeeded, rating.failed)
+        # Points for being there do not make up for failing: whoever drops circuits is always there.
+        fails = rating is not None and rating.failed > rating.succeeded
+        return _ORDER.index(answer), fails, -(merit // _SAME), self._lot(known)
+
+    def _lot(self, known: KnownRelay) -> float:
+        """The least is drawn: each as likely as its chance is to the sum of all (an exponential race)."""
+        load = _LOAD if known.load is None else known.load
+        return -math.log(1.0 - self._random()) / (1.0 - load * (1.0 - _FULL_CHANCE))
 
     def _random(self) -> float:
         return int.from_bytes(self._randomness(4), "big") / 2**32

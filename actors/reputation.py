@@ -182,5 +182,20 @@ def score(uptime: float | None, latency: float | None, succeeded: float, failed:
     circuits = succeeded + failed
     if uptime is None or latency is None or not circuits:
         return None
-    speed = min(FULL_SPEED / (latency * 1000), 1.0) if latency > 0 else 1.0
-    return uptime * UPTIME_POINTS + succeeded / circuits * RELIABILITY_POINTS + speed * SPEED_POINTS
+    return uptime * UPTIME_POINTS + succeeded / circuits * RELIABILITY_POINTS + _speed(latency) * SPEED_POINTS
+
+
+def expected_score(uptime: float | None, latency: float | None, succeeded: float, failed: float) -> float:
+    """0 to 100: the score that one of whom this is known will turn out to have, for choosing among relays.
+
+    What is not known of it counts half, and its next circuit succeeds as Laplace's rule of succession says: of one
+    that nobody has tried, half of them.  The score itself would put a relay that drops every circuit but is always
+    there (70) above one that was never tried, and keep to it for ever."""
+    reliability = (succeeded + 1) / (succeeded + failed + 2)
+    speed = 0.5 if latency is None else _speed(latency)
+    there = 0.5 if uptime is None else uptime
+    return there * UPTIME_POINTS + reliability * RELIABILITY_POINTS + speed * SPEED_POINTS
+
+
+def _speed(latency: float) -> float:
+    return min(FULL_SPEED / (latency * 1000), 1.0) if latency > 0 else 1.0

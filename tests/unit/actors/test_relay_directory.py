@@ -84,7 +84,8 @@ class Town:
         relays: Sequence[Relay] = (),
         sources: dict[str, tuple[Sequence[RelayFound], float | None]] | None = None,
         cache: Any = None,
-        ratings: dict[bytes, float] | None = None,
+        ratings: dict[bytes, Rating] | None = None,
+        seed: int = 0,
         **more: Any,
     ) -> None:
         self.now = NOW
@@ -101,7 +102,13 @@ class Town:
         drawn = itertools.count()
         tracker = "reputation" if ratings is not None else ""
         self.directory = RelayDirectory(
-            "directory", b"own", list(self.sources), tracker, lambda n: seeded(f"{next(drawn)}")[:n], cache, **more
+            "directory",
+            b"own",
+            list(self.sources),
+            tracker,
+            lambda n: seeded(f"{seed} {next(drawn)}")[:n],
+            cache,
+            **more,
         )
         self.say(ForwarderReady(FORWARDER, ()))
 
@@ -127,7 +134,7 @@ class Town:
                     elif stream in self.speaking:
                         self._talk(stream, self.speaking[stream])
                 case RatingsWanted(request_id=number, peers=peers) if self.ratings is not None:
-                    ratings = tuple(Rating(peer, self.ratings.get(peer), None, None, 0, 0, 0) for peer in peers)
+                    ratings = tuple(self.ratings.get(peer) or Rating(peer, None, None, None, 0, 0, 0) for peer in peers)
                     self.after(0.01, lambda n=number, r=ratings: self._hear(Ratings(n, r)))  # type: ignore[misc]
                 case Observed() as observed:
                     self.observed.append(observed)
@@ -216,7 +223,10 @@ def test_all_sources_are_asked_and_the_best_come_first() -> None:
         Relay(0, 0.9), Relay(1, 0.05), Relay(2, 0.05, "full"), Relay(3, 0.05, "denied"), Relay(4, answer="gone"),
         Relay(5, 0.3, "odd"), Relay(6, 0.02, load=1.0),
     ]  # fmt: skip
-    ratings = {relays[0].peer: 95.0, relays[1].peer: 40.0}
+    ratings = {
+        relays[0].peer: Rating(relays[0].peer, 95.0, 0.9, 0.9, 50, 0, 0),
+        relays[1].peer: Rating(relays[1].peer, 40.0, 0.4, 0.05, 2, 8, 0),
+    }
     town = Town(
         relays,
         {
@@ -237,6 +247,47 @@ def test_all_sources_are_asked_and_the_best_come_first() -> None:
     assert not answer.problems
     kinds = {(town.relays[one.peer].number, one.kind) for one in town.observed if one.peer in town.relays}
     assert kinds == {(n, "probe") for n in (0, 1, 2, 3, 5, 6)} | {(4, "unreachable")}
+
+
+def test_one_that_drops_circuits_comes_after_those_that_nobody_has_tried() -> None:
+    """Its score, 70, is more than a stranger's: it is always there, and fast."""
+    relays = [Relay(number) for number in range(3)]
+    dropper, tried, seldom = (relay.peer for relay in relays)
+    ratings = {
+        dropper: Rating(dropper, 70.0, 1.0, 0.05, 0, 8, 0),
+        tried: Rating(tried, 100.0, 1.0, 0.05, 8, 0, 0),
+        seldom: Rating(seldom, None, 0.3, 0.05, 0, 0, 0),
+    }
+    town = Town(relays, {"dht": ([relay.found("dht") for relay in relays], 0.1)}, ratings=ratings)
+    town.ask()
+    town.run(10)
+    assert [number for number, _ in town.best()] == [1, 2, 0]
+
+
+def test_a_relay_that_says_that_it_is_idle_is_chosen_no_more_than_twice_as_often() -> None:
+    """It may lie."""
+    firsts: Counter[int] = Counter()
+    relays = [Relay(number, load=float(number > 0)) for number in range(4)]
+    town = Town(relays, {"dht": ([relay.found("dht") for relay in relays], 0.1)})
+    for number in range(2000):
+        town.ask(number)
+        town.run(0.2 if number else 10.0)
+        firsts[town.best(number)[0][0]] += 1
+    others = [firsts[number] for number in (1, 2, 3)]
+    assert firsts[0] / (sum(others) / 3) == pytest.approx(2.0, rel=0.15)
+    assert min(others) / max(others) > 0.75
+
+
+def test_a_relay_that_says_that_it_is_idle_is_tried_no_more_than_twice_as_often() -> None:
+    tries: Counter[int] = Counter()
+    for number in range(150):
+        relays = [Relay(number * 40 + which, load=float(which > 0)) for which in range(40)]
+        town = Town(relays, {"dht": ([relay.found("dht") for relay in relays], 0.1)}, seed=number)
+        town.ask()
+        town.run(1.0)
+        tries.update(which for which, relay in enumerate(relays) if relay.asked)
+    others = sum(tries[which] for which in range(1, 40)) / 39
+    assert 1.0 < tries[0] / others <= 2.2, "it is 1.75 by the arithmetic of the draw"
 
 
 def test_a_peer_that_does_not_relay_is_not_told() -> None:
