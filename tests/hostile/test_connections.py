@@ -17,7 +17,7 @@ from tests.support.peers import MemoryPeer
 from tests.support.process import PATIENCE, NodeProcess, SocketPeer
 
 MIB = 1 << 20
-CROWD = 10_000
+CROWD = 5_000
 
 
 @pytest.fixture

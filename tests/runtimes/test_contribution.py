@@ -30,6 +30,12 @@ SIZE = 1_000_000
 Start = Callable[..., NodeProcess]
 
 
+#: In one process, and in several.
+KINDS = pytest.mark.parametrize(
+    "kind", [pytest.param(NodeProcess, id="local"), pytest.param(RayNode, id="ray", marks=pytest.mark.trial)]
+)
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     nodes: list[NodeProcess] = []
@@ -98,7 +104,7 @@ def ask(peer: SocketPeer, message: receipts.ReceiptMessage) -> tuple[MemoryStrea
     return view, receipts.decode(found[0])
 
 
-@pytest.mark.parametrize("kind", [NodeProcess, RayNode], ids=["local", "ray"])
+@KINDS
 def test_what_a_circuit_carried_is_shown(start: Start, tmp_path: Path, kind: type[NodeProcess]) -> None:
     node = start(tmp_path / "node", kind=kind)
     none = contribution(node, lambda told: True)
@@ -117,7 +123,7 @@ def test_what_a_circuit_carried_is_shown(start: Start, tmp_path: Path, kind: typ
     ]
 
 
-@pytest.mark.parametrize("kind", [NodeProcess, RayNode], ids=["local", "ray"])
+@KINDS
 def test_a_peer_signs_for_what_was_carried_and_what_it_signed_is_kept(
     start: Start, tmp_path: Path, kind: type[NodeProcess]
 ) -> None:

@@ -26,7 +26,7 @@ CAP, RATE = 180, 50_000
 Start = Callable[..., NodeProcess]
 
 
-@pytest.fixture(params=["local", "ray"])
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.trial)])
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     nodes: list[NodeProcess] = []
 

@@ -270,7 +270,10 @@ def test_a_wrong_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`")
-@pytest.mark.parametrize(("protocol", "rounds"), [("grpc", 17), ("http/protobuf", 1)])
+@pytest.mark.parametrize(
+    ("protocol", "rounds"),
+    [("grpc", 1), *(pytest.param(*one, marks=pytest.mark.trial) for one in (("grpc", 17), ("http/protobuf", 1)))],
+)
 def test_a_circuit_over_several_processes_is_one_trace(start: Start, protocol: str, rounds: int) -> None:
     """RelayServer and two forwarders, each in a process of its own: a thousand circuits, of which about half are
     bridged, and some that begin on one forwarder and move to the other with their dialler."""
