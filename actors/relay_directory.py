@@ -151,6 +151,9 @@ class RelayDirectory:
         self._turn = 0
         self._search: _Search | None = None
         self._number = 0
+        self._asked_as = 0
+        #: Who asked for what is known alone, until when the tracker has time to rate it, by the number it was asked.
+        self._unrated: dict[int, tuple[float, BestRelaysWanted]] = {}
         self._down: set[str] = set()
         self._loaded = False
         self._changed_at: float | None = None
@@ -201,6 +204,7 @@ class RelayDirectory:
         times = [] if self._next_look is None else [self._next_look]
         if self._changed_at is not None:
             times.append(self._changed_at + SAVE_INTERVAL)
+        times += [deadline for deadline, _ in self._unrated.values()]
         if (search := self._search) is not None:
             times.append(search.deadline)
             if not search.rating:
@@ -215,7 +219,7 @@ class RelayDirectory:
             self._search.early = None
         if self._search is not None and self._search.strangers is not None and self._search.strangers <= now:
             self._search.strangers = None
-        sends: list[Send] = []
+        sends = self._without_ratings(now, now)
         if self._next_look is not None and self._next_look <= now:
             self._next_look = now + LOOK_INTERVAL * (0.5 + self._random())
             sends += self._look(now)
@@ -225,7 +229,7 @@ class RelayDirectory:
 
     def _wanted(self, asked: BestRelaysWanted, now: float) -> list[Send]:
         if not asked.search:
-            return [self._answer(asked, {}, (), now)]
+            return self._from_the_book(asked, now)
         search = self._search
         if search is not None and not search.rating:
             if len(search.waiting) >= MAX_WAITING:
@@ -240,8 +244,17 @@ class RelayDirectory:
         asked_now = {source for source in self._sources if source not in self._down}
         problems = [f"{source} is being restarted" for source in self._sources if source in self._down]
         self._search = _Search(now + time, now + time * EARLY, waiting, set(asked_now), problems)
+        self._asked_as = self._number
         sends = [Send(source, RelaysWanted(self._number, self._name, time)) for source in sorted(asked_now)]
         return [*sends, *self._advance(now)]
+
+    def _from_the_book(self, asked: BestRelaysWanted, now: float) -> list[Send]:
+        """What is known already, rated.  No search is begun, and none is waited for."""
+        if not self._tracker or self._tracker in self._down or len(self._unrated) >= MAX_WAITING:
+            return [self._answer(asked, {}, (), now)]
+        self._number += 1
+        self._unrated[self._number] = now + RATING_TIME, asked
+        return [Send(self._tracker, RatingsWanted(self._number, self._name, tuple(self.book.relays)))]
 
     def _found(self, found: RelayFound, now: float) -> list[Send]:
         descriptor, envelope = None, found.descriptor
@@ -259,7 +272,7 @@ class RelayDirectory:
 
     def _searched(self, source: str, number: int, problem: str, now: float) -> list[Send]:
         search = self._search
-        if search is None or number != self._number:
+        if search is None or number != self._asked_as:
             return []
         search.silent.discard(source)
         if problem:
@@ -268,15 +281,21 @@ class RelayDirectory:
 
     def _silent(self, actor: str, now: float) -> list[Send]:
         """``actor`` will not answer what it was asked."""
+        sends = self._without_ratings(now, math.inf) if actor == self._tracker else []
         search = self._search
         if search is None:
-            return []
+            return sends
         if actor == self._tracker and search.rating:
-            return self._finish(search, now)
+            return [*sends, *self._finish(search, now)]
         if actor in search.silent:
             search.silent.discard(actor)
             search.problems.append(f"{actor} fell while it was searching")
-        return self._advance(now)
+        return [*sends, *self._advance(now)]
+
+    def _without_ratings(self, now: float, until: float) -> list[Send]:
+        """The tracker's time is up for those of whom it was asked ``until`` then."""
+        late = [number for number, (deadline, _) in self._unrated.items() if deadline <= until]
+        return [self._answer(self._unrated.pop(number)[1], {}, (), now) for number in late]
 
     def _counts(self) -> dict[str, int]:
         return {f"not kept: {reason}": count for reason, count in self.book.refused.items()}
@@ -360,13 +379,16 @@ class RelayDirectory:
             return self._finish(search, now)
         search.rating = True
         search.deadline = now + RATING_TIME
-        return [Send(self._tracker, RatingsWanted(self._number, self._name, tuple(self.book.relays)))]
+        return [Send(self._tracker, RatingsWanted(self._asked_as, self._name, tuple(self.book.relays)))]
 
     def _rated(self, number: int, ratings: Sequence[Rating], now: float) -> list[Send]:
+        scores = {rating.peer: rating for rating in ratings}
+        if (waiting := self._unrated.pop(number, None)) is not None:
+            return [self._answer(waiting[1], scores, (), now)]
         search = self._search
-        if search is None or not search.rating or number != self._number:
+        if search is None or not search.rating or number != self._asked_as:
             return []
-        search.scores = {rating.peer: rating for rating in ratings}
+        search.scores = scores
         return self._finish(search, now)
 
     def _finish(self, search: _Search, now: float) -> list[Send]:

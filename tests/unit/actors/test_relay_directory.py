@@ -264,6 +264,26 @@ def test_one_that_drops_circuits_comes_after_those_that_nobody_has_tried() -> No
     assert [number for number, _ in town.best()] == [1, 2, 0]
 
 
+def test_what_is_known_without_a_search_is_rated_too() -> None:
+    relays = [Relay(0), Relay(1)]
+    town = Town(relays, {"dht": ([relay.found("dht") for relay in relays], 0.1)}, ratings={})
+    town.ask(1)
+    town.run(10)
+    assert town.ratings is not None
+    for number, relay in enumerate(relays):
+        town.ratings = {relay.peer: Rating(relay.peer, 100.0, 1.0, 0.05, 8, 0, 0)}
+        town.ask(2 + number, search=False)
+        town.run(1)
+        assert town.best(2 + number)[0] == (number, "reserves")
+    town.ratings = None  # it does not answer any more
+    town.ask(4, search=False)
+    town.run(RATING_TIME + 0.1)
+    assert len(town.best(4)) == 2
+    town.ask(5, search=False)
+    town.say(ActorDown("reputation"))
+    assert len(town.best(5)) == 2
+
+
 def test_a_relay_that_says_that_it_is_idle_is_chosen_no_more_than_twice_as_often() -> None:
     """It may lie."""
     firsts: Counter[int] = Counter()
