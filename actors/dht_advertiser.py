@@ -5,6 +5,7 @@ It has no sockets: forwarders carry its streams (protocol/service_messages.py). 
     kad_routing     who is a server, and where           kad_server     what others are answered
     kad_walks       look-ups under way                   kad_records    what is kept for others
     kad_requests    what we ask of whom                  kad_upkeep     joining, and staying in
+    kad_region      who was crowded out
     relay_publisher our descriptor                       relay_search   others' descriptors
 
 A server takes part in all of it; a client announces no protocol and answers nobody.
@@ -22,6 +23,7 @@ from actors.dial_policy import network_of
 from actors.kad_addresses import at, scope_of, to_dial
 from actors.kad_lookup import LookupPolicy
 from actors.kad_records import DescriptorRecords, ProviderRecords, RecordPolicy, Validate
+from actors.kad_region import NetworkSize, Region
 from actors.kad_requests import Reply, Requests
 from actors.kad_routing import RoutingTable, TablePolicy
 from actors.kad_server import IdleStreams, KadServer
@@ -117,7 +119,11 @@ class DHTAdvertiser:
         self._walks = Walks(own.bytes, self.table, self._requests, protocol, self.policy.lookup, self.counts)
         self._server = KadServer(own.bytes, self.table, self.providers, self.descriptors, randomness)
         self._idle = IdleStreams()
-        self._publisher = RelayPublisher(own, self._walks, validate, self._jitter, self.counts, self.policy.publish)
+        size = NetworkSize()
+        region = Region(self._walks, size, randomness, self.counts)
+        self._publisher = RelayPublisher(
+            own, self._walks, validate, self._jitter, self.counts, region, self.policy.publish
+        )
         self._search = RelaySearch(
             own.bytes,
             self._walks,
@@ -129,6 +135,7 @@ class DHTAdvertiser:
             randomness,
             self._jitter,
             self.counts,
+            region,
             self.policy.search,
         )
         self._upkeep = Upkeep(
@@ -140,6 +147,7 @@ class DHTAdvertiser:
             randomness,
             self._jitter,
             self._joined,
+            size,
             self.policy.upkeep,
         )
         self._sends: list[Send] = []

@@ -186,6 +186,11 @@ class Lookup:
         return [one for one in self._nearest(self._sorted, self._policy.k) if one.state is State.ANSWERED]
 
     @property
+    def wanted(self) -> int:
+        """How many nearest it looks for."""
+        return self._policy.k
+
+    @property
     def known(self) -> int:
         return len(self._by_peer)
 

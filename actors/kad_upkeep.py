@@ -7,6 +7,9 @@ after a growing, random time; it is too when the table has become nearly empty.
 Now and then silent peers are asked whether they are there, parts of the keyspace that nobody looked into are looked
 into, and what the table holds is kept for the next start.
 
+Peers that the table has lost are asked again, for a day.  Most are gone for ever; but a network that was cut in two
+would never become one again otherwise, each half being content with itself.
+
 Source: Maymounkov and Mazieres, "Kademlia" (2002), 2.3 ("join", "refresh"); libp2p's kad-dht, "Bootstrap process".
 """
 
@@ -20,6 +23,8 @@ from typing import Final
 import msgspec
 
 from actors.deadlines import Deadlines
+from actors.kad_addresses import scope_of, to_dial
+from actors.kad_region import NetworkSize
 from actors.kad_routing import RoutingTable
 from actors.kad_walks import Walk, Walks
 from actors.record_store import RecordStore
@@ -42,7 +47,8 @@ class UpkeepPolicy:
     the first peer that answers until we look for ourselves.  ``rejoin``, ``most_rejoin``: after a failure to join,
     doubling.  ``joiners``: peers that are asked at once to join.  ``hints``:
     of our own network that are remembered for that.  ``near``: between look-ups of ourselves.  ``save``:
-    between savings, of ``saved`` peers."""
+    between savings, of ``saved`` peers.  ``reunite``: between questions to ``lost_asked`` of those that the table has
+    lost, of which ``lost`` are remembered, for ``lost_life``."""
 
     tick: float = 30.0
     checks: int = 10
@@ -55,6 +61,10 @@ class UpkeepPolicy:
     near: float = 1800.0
     save: float = 600.0
     saved: int = 64
+    reunite: float = 600.0
+    lost_asked: int = 3
+    lost: int = 128
+    lost_life: float = 86_400.0
 
 
 class _Saved(msgspec.Struct, frozen=True, array_like=True):
@@ -65,7 +75,7 @@ class _Saved(msgspec.Struct, frozen=True, array_like=True):
 class Upkeep:
     """``own``: our peer id's bytes.  ``bootstrap``: peers to join by, as (peer id or b"" for whoever answers,
     addresses).  ``jitter()``: 0 to 1, random.  ``joined(now)``: called when peers are known after none were, and again
-    when those near us are."""
+    when those near us are.  ``size``: is told of look-ups into random places."""
 
     def __init__(
         self,
@@ -77,6 +87,7 @@ class Upkeep:
         randomness: Callable[[int], bytes],
         jitter: Callable[[], float],
         joined: Callable[[float], None],
+        size: NetworkSize,
         policy: UpkeepPolicy | None = None,
     ) -> None:
         self._own = own
@@ -87,10 +98,13 @@ class Upkeep:
         self._randomness = randomness
         self._jitter = jitter
         self._on_joined = joined
+        self._size = size
         self._policy = policy or UpkeepPolicy()
         self._deadlines = Deadlines()
         self._saved: list[_Saved] = []
         self._hints: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
+        #: Where peers were that the table had, and when it last did.
+        self._had: dict[bytes, tuple[tuple[bytes, ...], float]] = {}
         self._asked = 0
         self._failures = 0
         self._settled = False
@@ -103,8 +117,10 @@ class Upkeep:
         for row, value in self._store.load():
             if row == _ROW:
                 self._load(value)
+        self._had = {one.peer: (one.addresses, now) for one in self._saved}
         self._deadlines.set("tick", now + self._policy.tick * self._jitter(), self._tick)
         self._deadlines.set("save", now + self._policy.save, self._save)
+        self._deadlines.set("reunite", now + self._policy.reunite * (0.5 + self._jitter()), self._reunite)
 
     def reachable(self, now: float) -> None:
         """There is a forwarder after there was none."""
@@ -192,6 +208,7 @@ class Upkeep:
     # Staying.
 
     def _tick(self, now: float) -> None:
+        self._remember(now)
         self._deadlines.set("tick", now + self._policy.tick * (0.75 + self._jitter() / 2), self._tick)
         request = KadMessage(MessageType.FIND_NODE, self._own)
         for contact in self._table.to_check(now, self._policy.checks):
@@ -206,6 +223,34 @@ class Upkeep:
                 self._deadlines.cancel("near")
             self._asked_all(now)
 
+    def _remember(self, now: float) -> None:
+        for one in self._table:
+            self._had[one.peer] = one.addresses, now
+        kept = sorted(self._had.items(), key=lambda entry: -entry[1][1])[: self._policy.lost + len(self._table)]
+        self._had = {peer: (where, at) for peer, (where, at) in kept if at > now - self._policy.lost_life}
+
+    def _reunite(self, now: float) -> None:
+        """Ask some of those that were lost, and the given ones: one that answers may be of a part of the network that
+        ours had lost, and the peers that it tells of near us lead there."""
+        self._deadlines.set("reunite", now + self._policy.reunite * (0.75 + self._jitter() / 2), self._reunite)
+        self._remember(now)
+        known = {**{peer: addresses for peer, addresses in self._bootstrap if peer}, **self._lost()}
+        asked = sorted(known.items(), key=lambda entry: self._jitter())[: self._policy.lost_asked]
+        request = KadMessage(MessageType.FIND_NODE, self._own)
+
+        def answered(answer: KadMessage | None, peer: bytes, address: str, now: float) -> None:
+            if answer is not None:
+                teller = scope_of(address)
+                seeds = [(told.id, to_dial(told.addresses, teller), "") for told in answer.closer]
+                self._walks.start(request, now, _over, seeds=[seed for seed in seeds if seed[1]])
+
+        for peer, addresses in asked:
+            if peer != self._own and peer not in self._table:
+                self._walks.ask(peer, addresses, request, answered, now)
+
+    def _lost(self) -> dict[bytes, tuple[bytes, ...]]:
+        return {peer: addresses for peer, (addresses, _) in self._had.items() if peer not in self._table}
+
     def _refresh(self, now: float) -> None:
         """Look into the next part of the keyspace."""
         if self._refreshing or not self._prefixes:
@@ -214,6 +259,7 @@ class Upkeep:
         key = self._table.key_at(self._prefixes.pop(0), self._randomness)
 
         def done(walk: Walk, now: float) -> None:
+            self._size.note(walk)
             self._refreshing = False
             self._refresh(now)
 
@@ -234,6 +280,10 @@ class Upkeep:
         except RemoteProtocolError:
             self._saved = []
             self._store.delete(_ROW)
+
+
+def _over(walk: Walk, now: float) -> None:
+    """Those who answered are in the table by now."""
 
 
 def _ignore(answer: KadMessage | None, peer: bytes, address: str, now: float) -> None:

@@ -10,11 +10,13 @@ Source: https://github.com/libp2p/specs/blob/master/kad-dht/README.md, "Content 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from actors.kad_lookup import Candidate
 from actors.kad_records import Validate
+from actors.kad_region import Region
 from actors.kad_walks import Walk, Walks
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
@@ -60,6 +62,7 @@ class RelayPublisher:
         validate: Validate,
         jitter: Callable[[], float],
         counts: Counter[str],
+        region: Region,
         policy: PublishPolicy | None = None,
     ) -> None:
         self.envelope = b""
@@ -70,6 +73,7 @@ class RelayPublisher:
         self._validate = validate
         self._jitter = jitter
         self._counts = counts
+        self._region = region
         self._policy = policy or PublishPolicy()
         self._addresses: tuple[bytes, ...] = ()
         self._expires_at = 0.0
@@ -127,16 +131,16 @@ class RelayPublisher:
             if task.due is not None and task.due <= now and not task.running:
                 self._look(task, key, publish, now)
 
-    def _look(self, task: _Task, key: bytes, publish: Callable[[Walk, float], int], now: float) -> None:
+    def _look(self, task: _Task, key: bytes, publish: Callable[[Sequence[Candidate], float], int], now: float) -> None:
         task.running = True
 
-        def done(walk: Walk, now: float) -> None:
+        def done(nearest: Sequence[Candidate], now: float) -> None:
             task.running = False
             if not self.envelope:
                 return
-            if walk.closest():
+            if nearest:
                 task.failures = 0
-                self._counts["published"] += publish(walk, now)
+                self._counts["published"] += publish(nearest, now)
                 left = (self._expires_at - now) * _REFRESH_AT if task is self._put else self._policy.look
                 wait = min(self._policy.look, left) * (1 - _JITTER * self._jitter())
                 task.due = now + max(wait, self._policy.least)
@@ -146,9 +150,12 @@ class RelayPublisher:
             wait = min(self._policy.retry * 2.0 ** min(task.failures - 1, 16), self._policy.most_retry)
             task.due = now + wait * (0.5 + self._jitter() / 2)
 
-        self._walks.start(KadMessage(MessageType.FIND_NODE, key), now, done)
+        def walked(walk: Walk, now: float) -> None:
+            self._region.around(walk, now, done)
 
-    def _add_provider(self, walk: Walk, now: float) -> int:
+        self._walks.start(KadMessage(MessageType.FIND_NODE, key), now, walked)
+
+    def _add_provider(self, nearest: Sequence[Candidate], now: float) -> int:
         message = KadMessage(
             MessageType.ADD_PROVIDER,
             provider_key(RELAYS),
@@ -156,7 +163,7 @@ class RelayPublisher:
         )
         told = {}
         count = 0
-        for one in walk.closest():
+        for one in nearest:
             last = self._told.get(one.peer)
             if last is None or last + self._policy.provide * (1 - _JITTER) <= now:
                 self._walks.tell(one.peer, one.addresses, message, now)
@@ -165,7 +172,7 @@ class RelayPublisher:
         self._told = told
         return count
 
-    def _put_value(self, walk: Walk, now: float) -> int:
+    def _put_value(self, nearest: Sequence[Candidate], now: float) -> int:
         key = descriptor_key(self._own)
         record = KadRecord(key, self.envelope, rfc3339(now))
         self._put_at = now
@@ -173,6 +180,6 @@ class RelayPublisher:
         def stored(answer: KadMessage | None, peer: bytes, address: str, now: float) -> None:
             self._counts["descriptor stored" if answer is not None else "descriptor refused"] += 1
 
-        for one in walk.closest():
+        for one in nearest:
             self._walks.ask(one.peer, one.addresses, KadMessage(MessageType.PUT_VALUE, key, record), stored, now)
-        return len(walk.closest())
+        return len(nearest)

