@@ -234,6 +234,8 @@ class Upkeep:
         ours had lost, and the peers that it tells of near us lead there."""
         self._deadlines.set("reunite", now + self._policy.reunite * (0.75 + self._jitter() / 2), self._reunite)
         self._remember(now)
+        if len(self._table) < self._policy.few:
+            return  # it joins anew
         known = {**{peer: addresses for peer, addresses in self._bootstrap if peer}, **self._lost()}
         asked = sorted(known.items(), key=lambda entry: self._jitter())[: self._policy.lost_asked]
         request = KadMessage(MessageType.FIND_NODE, self._own)
