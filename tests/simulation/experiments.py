@@ -92,7 +92,7 @@ def partitioned(seed: int) -> Report:
             ("found beyond", *(f"{one.beyond:.0%}" for one in sides)),
         ],
         Plot("A network cut in two for an hour", "minutes", "part of relays found", lines),
-        "100 nodes, of which 20 begin to relay when the network has just been cut in two; at minute 60 it is whole again.",
+        "100 nodes, of which 20 begin to relay when the network has just been cut in two; at minute 60 it is whole.",
         bounds=("a quarter of an hour after it is whole again, all relays are found from everywhere.",),
     )
 
@@ -231,8 +231,8 @@ def vouching(seed: int) -> Report:
             bound=2.0,
         ),
         "A full relay with 20 operators that it knows well, 400 of the public, and N newcomers that it has seen to "
-        "relay for an hour each: honest ones; identities of one person that all sign receipts for each other; and the same "
-        "with an operator that signs for each.",
+        "relay for an hour each: honest ones; identities of one person that all sign receipts for each other; and the "
+        "same with an operator that signs for each.",
         bounds=(
             "N identities get at most 2 times what N honest newcomers do of whom the relay has seen as much: others' "
             "word at most doubles what its own probes have shown (actors/vouching.py).",
@@ -268,8 +268,8 @@ def eclipsing(seed: int) -> Report:
             bound=0.8,
         ),
         "200 nodes, of which 20 relay. Attackers choose ids nearer to the relays' key than any of them, as many as "
-        "all honest nodes in the last rows; they know no provider, and tell of each other alone. Of one network three count "
-        "in a look-up, so 20 ids in three networks are no eclipse. Those in more displace all of the nearest twenty; "
+        "all honest nodes in the last rows; they know no provider, and tell of each other alone. Of one network three "
+        "count in a look-up, so 20 ids in three networks are no eclipse. Those in more displace all of the nearest twenty; "
         "relays are then stored and found with those who would be nearest without them (actors/kad_region.py). "
         "Before that was built, 7 % of the relays were found in the third row and the following ones.",
         bounds=(
