@@ -269,7 +269,7 @@ def eclipsing(seed: int) -> Report:
         ),
         "200 nodes, of which 20 relay. Attackers choose ids nearer to the relays' key than any of them, as many as "
         "all honest nodes in the last rows; they know no provider, and tell of each other alone. Of one network three "
-        "count in a look-up, so 20 ids in three networks are no eclipse. Those in more displace all of the nearest twenty; "
+        "count in a look-up, so 20 ids in three networks are no eclipse. Those in more displace the nearest twenty; "
         "relays are then stored and found with those who would be nearest without them (actors/kad_region.py). "
         "Before that was built, 7 % of the relays were found in the third row and the following ones.",
         bounds=(
