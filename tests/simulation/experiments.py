@@ -99,11 +99,12 @@ def partitioned(seed: int) -> Report:
 
 def spreading(seed: int) -> Report:
     rows, lines = [], {}
-    for wanted in (0.5, 0.9):
-        one = spread(seed, relays=100, clients=1000, wanted=wanted)
+    for relays, clients, wanted in ((100, 1000, 0.5), (100, 1000, 0.9), (1000, 9000, 0.5)):
+        one = spread(seed, relays=relays, clients=clients, wanted=wanted)
         fill = sorted(one.fill)
         rows.append(
             (
+                f"{relays:,} and {clients:,}",
                 f"{wanted:.0%}",
                 f"{one.jain:.2f}",
                 f"{fill[0]:.0%}",
@@ -113,13 +114,22 @@ def spreading(seed: int) -> Report:
                 str(one.refused),
             )
         )
-        lines[f"{wanted:.0%} wanted"] = [(number + 1.0, full) for number, full in enumerate(fill)]
+        lines[f"{relays:,}, {wanted:.0%}"] = [((number + 1) / len(fill), full) for number, full in enumerate(fill)]
     return Report(
         "spread",
-        ("of all room wanted", "Jain's index", "least full", "median", "fullest", "clients left without", "refused"),
+        (
+            "relays and clients",
+            "of all room wanted",
+            "Jain's index",
+            "least full",
+            "median",
+            "fullest",
+            "clients left without",
+            "refused",
+        ),
         rows,
-        Plot("How full each of 100 relays is", "relays, the emptiest first", "part of its room", lines),
-        "1,000 clients come within an hour to 100 relays, of which some have twice and some four times the room of "
+        Plot("How full each relay is", "part of the relays, the emptiest first", "part of its room", lines),
+        "Clients come within an hour to relays of which some have twice and some four times the room of "
         "others; each keeps two reservations. That a relay is large is its own word and is not believed: so small ones "
         "fill up first, say so, and the rest goes to the large ones.",
         bounds=("no client is left without while there is room.",),
