@@ -7,6 +7,7 @@ It has no sockets: forwarders carry its streams (protocol/service_messages.py). 
     kad_requests    what we ask of whom                  kad_upkeep     joining, and staying in
     kad_region      who was crowded out
     relay_publisher our descriptor                       relay_search   others' descriptors
+    kad_whereabouts peers' whereabouts, for those who look for them or want to be found
 
 A server takes part in all of it; a client announces no protocol and answers nobody.
 """
@@ -22,13 +23,14 @@ from actors.actor import Send
 from actors.dial_policy import network_of
 from actors.kad_addresses import at, scope_of, to_dial
 from actors.kad_lookup import LookupPolicy
-from actors.kad_records import DescriptorRecords, ProviderRecords, RecordPolicy, Validate
+from actors.kad_records import WHEREABOUTS, ProviderRecords, RecordPolicy, SignedRecords, Validate
 from actors.kad_region import NetworkSize, Region
 from actors.kad_requests import Reply, Requests
 from actors.kad_routing import RoutingTable, TablePolicy
 from actors.kad_server import IdleStreams, KadServer
 from actors.kad_upkeep import Upkeep, UpkeepPolicy
 from actors.kad_walks import Walks
+from actors.kad_whereabouts import WhereaboutsWalks
 from actors.rate_limit import KeyedBuckets
 from actors.record_store import RecordStore
 from actors.relay_publisher import PublishPolicy, RelayPublisher
@@ -44,7 +46,7 @@ from protocol.discovery_messages import (
 )
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
-from protocol.kad_keys import RELAYS, provider_key
+from protocol.kad_keys import RELAYS, provider_key, whereabouts_peer
 from protocol.mapping_messages import AddressObserved
 from protocol.messages import ActorDown, ActorUp, CountsAsked, CountsTold
 from protocol.service_messages import (
@@ -55,9 +57,11 @@ from protocol.service_messages import (
     StreamMessage,
     StreamOver,
 )
+from protocol.whereabouts import open_whereabouts
+from protocol.whereabouts_messages import WhereaboutsDhtMessage, WhereaboutsGiven, WhereaboutsSought
 from protocol.wire import frame
 
-DhtMessage = ServiceMessage | DiscoveryMessage | RelayFound | CountsAsked | ActorDown | ActorUp
+DhtMessage = ServiceMessage | DiscoveryMessage | WhereaboutsDhtMessage | RelayFound | CountsAsked | ActorDown | ActorUp
 
 #: Peers that asked us and are asked who they are, at a time; each household as often as once a minute, four at first.
 MAX_IDENTIFYING: Final = 16
@@ -109,7 +113,10 @@ class DHTAdvertiser:
         self.counts: Counter[str] = Counter()
         self.table = RoutingTable(own.bytes, self.policy.table)
         self.providers = ProviderRecords(store, self.policy.records)
-        self.descriptors = DescriptorRecords(store, validate, self.policy.records)
+        self.descriptors = SignedRecords(store, validate, self.policy.records)
+        self.whereabouts = SignedRecords(
+            store, open_whereabouts, self.policy.records, peer_of=whereabouts_peer, row=WHEREABOUTS
+        )
         self._name = name
         self._own = own.bytes
         self._randomness = randomness
@@ -117,7 +124,7 @@ class DHTAdvertiser:
         self._serves = server
         self._requests = Requests(name)
         self._walks = Walks(own.bytes, self.table, self._requests, protocol, self.policy.lookup, self.counts)
-        self._server = KadServer(own.bytes, self.table, self.providers, self.descriptors, randomness)
+        self._server = KadServer(own.bytes, self.table, self.providers, self.descriptors, self.whereabouts, randomness)
         self._idle = IdleStreams()
         size = NetworkSize()
         region = Region(self._walks, size, randomness, self.counts)
@@ -138,6 +145,7 @@ class DHTAdvertiser:
             region,
             self.policy.search,
         )
+        self._whereabouts = WhereaboutsWalks(self._walks, region, self.whereabouts, self.counts)
         self._upkeep = Upkeep(
             own.bytes,
             self.table,
@@ -181,6 +189,10 @@ class DHTAdvertiser:
                 self._upkeep.hint(peer, addresses, now, configured=source == "public")
             case RelaysWanted():
                 self._search.wanted(message, now)
+            case WhereaboutsSought():
+                self._whereabouts.seek(message, now)
+            case WhereaboutsGiven():
+                self._whereabouts.keep(message, now)
             case CountsAsked(request_id=number, asker=asker):
                 self._sends.append(Send(asker, CountsTold(number, self._name, dict(self.counts), self._sizes())))
             case ActorDown(actor=actor):
@@ -194,6 +206,7 @@ class DHTAdvertiser:
             "contacts": len(self.table),
             "provider records": len(self.providers),
             "descriptors": len(self.descriptors),
+            "whereabouts": len(self.whereabouts),
         }
 
     def next_deadline(self) -> float | None:
@@ -212,6 +225,7 @@ class DHTAdvertiser:
             self._clean_at = now + CLEAN
             self.providers.expire(now)
             self.descriptors.expire(now)
+            self.whereabouts.expire(now)
         self._tell_server()
         return self._settle(now)
 
@@ -220,8 +234,9 @@ class DHTAdvertiser:
 
     def _settle(self, now: float) -> list[Send]:
         self._requests.settle(now)
-        sends = [*self._sends, *self._requests.sends, *self._search.sends]
+        sends = [*self._sends, *self._requests.sends, *self._search.sends, *self._whereabouts.sends]
         self._sends.clear()
+        self._whereabouts.sends.clear()
         self._requests.sends.clear()
         self._search.sends.clear()
         return sends
@@ -233,6 +248,7 @@ class DHTAdvertiser:
         self._clean_at = now + CLEAN
         self.providers.load(now)
         self.descriptors.load(now)
+        self.whereabouts.load(now)
         self._upkeep.start(now)
 
     def _jitter(self) -> float:

@@ -1,9 +1,9 @@
-"""What others have this node keep for them: who provides what, and signed relay descriptors.
+"""What others have this node keep for them: who provides what, signed relay descriptors and peers' whereabouts.
 
 Anybody may send records, so they are bounded per peer, per key, per IP group and in all.  When there is no room,
 whoever takes the most of it loses the oldest (fair_share.py): a flood displaces itself.  A provider is the
 authenticated sender and nobody else.  A value is believed for its signature, whoever brings it, and is only ever a
-relay's descriptor.
+relay's descriptor or a peer's whereabouts.
 
 Source: https://github.com/libp2p/specs/blob/master/kad-dht/README.md, "Content provider advertisement", "Value
 storage".
@@ -30,6 +30,7 @@ from protocol.kad_keys import descriptor_peer
 #: First byte of a record's key in the store.
 _PROVIDER: Final = b"p"
 _DESCRIPTOR: Final = b"d"
+WHEREABOUTS: Final = b"w"
 
 #: Bytes of a stored row: 16 addresses of 256 bytes, or a value, and a little.
 _MAX_ROW: Final = 8 * 1024
@@ -53,8 +54,8 @@ class RecordPolicy:
 
 
 class Validated(Protocol):
-    """A descriptor whose form and signature are right.  ``expires_at``: Unix time, seconds; ``addresses``: binary
-    multiaddrs of the relay, without /p2p."""
+    """A signed record whose form and signature are right.  ``expires_at``: Unix time, seconds; ``addresses``: binary
+    multiaddrs at which the peer is reached."""
 
     @property
     def peer(self) -> PeerId: ...
@@ -69,9 +70,9 @@ class Validated(Protocol):
     def addresses(self) -> Sequence[bytes]: ...
 
 
-#: ``validate(envelope, now)``: RemoteProtocolError when it is no descriptor that holds now.
 T = TypeVar("T")
 
+#: ``validate(envelope, now)``: RemoteProtocolError when it is no record of its kind that holds now.
 Validate = Callable[[bytes, float], Validated]
 
 
@@ -188,7 +189,7 @@ class ProviderRecords:
         self._store.delete(_row(key, peer))
 
 
-class _Descriptor(msgspec.Struct, frozen=True, array_like=True):
+class _Signed(msgspec.Struct, frozen=True, array_like=True):
     """``origin``: the IP that it was first sent from.  ``received``: Unix time, seconds."""
 
     envelope: bytes
@@ -198,16 +199,27 @@ class _Descriptor(msgspec.Struct, frozen=True, array_like=True):
     received: float
 
 
-class DescriptorRecords:
-    """Relays' signed descriptors, by their peer ids.  ``store``: where they are kept."""
+class SignedRecords:
+    """Records of one kind, that peers have signed, by their peer ids.  ``store``: where they are kept.  ``peer_of``:
+    whom a key is about.  ``row``: first byte of their keys in the store."""
 
-    __slots__ = ("_all", "_by_peer", "_policy", "_store", "_validate")
+    __slots__ = ("_all", "_by_peer", "_peer_of", "_policy", "_row", "_store", "_validate")
 
-    def __init__(self, store: RecordStore, validate: Validate, policy: RecordPolicy | None = None) -> None:
+    def __init__(
+        self,
+        store: RecordStore,
+        validate: Validate,
+        policy: RecordPolicy | None = None,
+        *,
+        peer_of: Callable[[bytes], PeerId] = descriptor_peer,
+        row: bytes = _DESCRIPTOR,
+    ) -> None:
         self._store = store
+        self._peer_of = peer_of
+        self._row = row
         self._policy = policy or RecordPolicy()
         self._validate = validate
-        self._by_peer: dict[bytes, _Descriptor] = {}
+        self._by_peer: dict[bytes, _Signed] = {}
         self._all: FairShare[bytes] = FairShare()
 
     def __len__(self) -> int:
@@ -216,13 +228,13 @@ class DescriptorRecords:
     def load(self, now: float) -> None:
         """Take what the store has, and delete there what is of no use."""
         for row, value in self._store.load():
-            if row[:1] != _DESCRIPTOR:
+            if row[:1] != self._row:
                 continue
             try:
-                record = decode_untrusted(value, _Descriptor, _MAX_ROW)
+                record = decode_untrusted(value, _Signed, _MAX_ROW)
                 validated = self._validate(record.envelope, now)
                 lives = now < min(record.expires_at, validated.expires_at)
-                named = row == _DESCRIPTOR + validated.peer.bytes and record.sequence == validated.sequence
+                named = row == self._row + validated.peer.bytes and record.sequence == validated.sequence
                 if not lives or not named or len(self._by_peer) >= self._policy.descriptors:
                     raise RemoteProtocolError("a row that is out of date", "expired")
             except RemoteProtocolError:
@@ -231,25 +243,25 @@ class DescriptorRecords:
                 self._insert(validated.peer.bytes, record)
 
     def put(self, record: KadRecord, origin: str, now: float) -> Validated:
-        """Keep ``record``, which came from the IP ``origin``.  RemoteProtocolError, by code: ``foreign`` (no
-        descriptor, or another's), ``oversized``, ``expired``, ``stale`` (a later one is known), ``full``, and what
+        """Keep ``record``, which came from the IP ``origin``.  RemoteProtocolError, by code: ``foreign`` (none
+        of this kind, or another's), ``oversized``, ``expired``, ``stale`` (a later one is known), ``full``, and what
         validation says of one that is forged."""
-        peer = descriptor_peer(record.key).bytes
+        peer = self._peer_of(record.key).bytes
         if len(record.value) > MAX_VALUE:
             raise RemoteProtocolError(f"a value of {len(record.value)} bytes", "oversized")
         validated = self._validate(record.value, now)
         if validated.peer.bytes != peer:
-            raise RemoteProtocolError("another peer's descriptor", "foreign")
+            raise RemoteProtocolError("another peer's record", "foreign")
         if validated.expires_at <= now:
-            raise RemoteProtocolError("a descriptor that has expired", "expired")
+            raise RemoteProtocolError("a record that has expired", "expired")
         known = self._by_peer.get(peer)
         if known is not None and known.expires_at > now and record.value != known.envelope:
             if validated.sequence <= known.sequence:
-                raise RemoteProtocolError(f"a descriptor before the {known.sequence}th, which is known", "stale")
+                raise RemoteProtocolError(f"a record before the {known.sequence}th, which is known", "stale")
         elif known is not None and record.value == known.envelope:
             return validated  # whoever brings it again does not make it its own
         expires_at = min(validated.expires_at, now + self._policy.most_life)
-        self._insert(peer, _Descriptor(record.value, validated.sequence, expires_at, origin, now))
+        self._insert(peer, _Signed(record.value, validated.sequence, expires_at, origin, now))
         group = group_of(origin)
         if group and self._all.under((group,)) > self._policy.per_group:
             self._evict(self._all.oldest((group,)))
@@ -258,20 +270,20 @@ class DescriptorRecords:
         kept = self._by_peer.get(peer)
         if kept is None:
             raise RemoteProtocolError("no room for another record from there", "full")
-        self._store.put(_DESCRIPTOR + peer, msgspec.msgpack.encode(kept))
+        self._store.put(self._row + peer, msgspec.msgpack.encode(kept))
         return validated
 
     def find(self, key: bytes, now: float) -> tuple[bytes, float] | None:
         """(the envelope under ``key``, when it came), None: none that holds.  RemoteProtocolError for a key that is
-        no descriptor's."""
-        record = self._by_peer.get(descriptor_peer(key).bytes)
+        of another kind."""
+        record = self._by_peer.get(self._peer_of(key).bytes)
         return None if record is None or record.expires_at <= now else (record.envelope, record.received)
 
     def expire(self, now: float) -> None:
         for peer in [peer for peer, record in self._by_peer.items() if record.expires_at <= now]:
             self._evict(peer)
 
-    def _insert(self, peer: bytes, record: _Descriptor) -> None:
+    def _insert(self, peer: bytes, record: _Signed) -> None:
         self._by_peer[peer] = record
         self._all.add(peer, (group_of(record.origin), household(record.origin)))
 
@@ -279,7 +291,7 @@ class DescriptorRecords:
         if peer is not None:
             del self._by_peer[peer]
             self._all.remove(peer)
-            self._store.delete(_DESCRIPTOR + peer)
+            self._store.delete(self._row + peer)
 
 
 def shuffled(items: list[T], randomness: Callable[[int], bytes]) -> list[T]:

@@ -15,14 +15,14 @@ from typing import Final
 
 from actors.fair_share import FairShare
 from actors.kad_addresses import scope_of, to_tell
-from actors.kad_records import DescriptorRecords, ProviderRecords
+from actors.kad_records import ProviderRecords, SignedRecords
 from actors.kad_routing import RoutingTable
 from actors.rate_limit import KeyedBuckets
 from actors.reservations import household
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
 from protocol.kad import KadMessage, KadPeer, KadRecord, MessageType, rfc3339
-from protocol.kad_keys import descriptor_key, keyspace
+from protocol.kad_keys import descriptor_key, is_whereabouts, keyspace
 
 #: Peers in an answer: the specification's k.
 K: Final = 20
@@ -54,7 +54,8 @@ class KadServer:
         own: bytes,
         table: RoutingTable,
         providers: ProviderRecords,
-        descriptors: DescriptorRecords,
+        descriptors: SignedRecords,
+        whereabouts: SignedRecords,
         randomness: Callable[[int], bytes],
     ) -> None:
         self.addresses: tuple[bytes, ...] = ()
@@ -64,7 +65,7 @@ class KadServer:
         self._own_key = descriptor_key(PeerId(own))
         self._table = table
         self._providers = providers
-        self._descriptors = descriptors
+        self._signed = (descriptors, whereabouts)
         self._randomness = randomness
 
     def answer(self, request: KadMessage, peer: bytes, address: str, now: float) -> KadMessage | None:
@@ -83,7 +84,7 @@ class KadServer:
             case MessageType.PUT_VALUE:
                 if request.record is None:
                     raise RemoteProtocolError("PUT_VALUE without a record", "kad")
-                self._descriptors.put(request.record, address, now)
+                self._put(request.record, address, now)
                 return KadMessage(MessageType.PUT_VALUE, request.key, request.record)
             case MessageType.GET_VALUE:
                 return replace(self._answer(request, peer, address), record=self._value(request.key, now))
@@ -111,11 +112,17 @@ class KadServer:
     def _value(self, key: bytes, now: float) -> KadRecord | None:
         if key == self._own_key and self.envelope:
             return KadRecord(key, self.envelope, rfc3339(now))
-        try:
-            found = self._descriptors.find(key, now)
-        except RemoteProtocolError:
-            return None  # of another kind: we have none, but know who is nearer
-        return None if found is None else KadRecord(key, found[0], rfc3339(found[1]))
+        for records in self._signed:
+            try:
+                found = records.find(key, now)
+            except RemoteProtocolError:
+                continue  # of another kind: we may have none, but know who is nearer
+            return None if found is None else KadRecord(key, found[0], rfc3339(found[1]))
+        return None
+
+    def _put(self, record: KadRecord, address: str, now: float) -> None:
+        descriptors, whereabouts = self._signed
+        (whereabouts if is_whereabouts(record.key) else descriptors).put(record, address, now)
 
 
 class IdleStreams:

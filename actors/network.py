@@ -8,6 +8,7 @@
     public        PublicRelays        relays that a person has configured
     reachability  Reachability        whether others reach us, and whether we reach others that ask
     reputation    ReputationTracker   how good relays are, by what we saw, and what we did for others
+    whereabouts   WhereaboutsService  looks for peers in the DHT, for those who would not show themselves there
 
 They are made the same way on every runtime (actors/runtime/spec.py).  On Ray, DHTAdvertiser has a process of its own,
 for strangers keep it busy, and so has ReputationTracker, which hears each second what was relayed; the others live in
@@ -24,7 +25,18 @@ from typing import Literal
 from actors.desk import DESK
 from actors.dht_advertiser import DHTAdvertiser
 from actors.mdns_discovery import MdnsDiscovery
-from actors.network_names import DHT, DIRECTORY, ISSUER, MDNS, PORT_MAPPER, PUBLIC, REACHABILITY, REPUTATION, sources
+from actors.network_names import (
+    DHT,
+    DIRECTORY,
+    ISSUER,
+    MDNS,
+    PORT_MAPPER,
+    PUBLIC,
+    REACHABILITY,
+    REPUTATION,
+    WHEREABOUTS,
+    sources,
+)
 from actors.own_descriptor import DescriptorIssuer, DescriptorPolicy
 from actors.parts import RELAY_SERVER
 from actors.port_mapper import PortMapper
@@ -40,10 +52,12 @@ from actors.public_relays import PublicRelays
 from actors.reachability import Reachability, ReachabilityPolicy
 from actors.record_store import MemoryStore, RecordStore
 from actors.relay_directory import RelayDirectory
+from actors.relay_mode import CLIENT_ONLY
 from actors.reputation_tracker import ReputationTracker
 from actors.runtime.spec import ActorSpec, Part, Surroundings
 from actors.self_description import AGENT
 from actors.settings import Settings
+from actors.whereabouts_service import WhereaboutsService
 from protocol.descriptor import Terms, open_descriptor
 from protocol.identity import Identity, PeerId
 
@@ -68,6 +82,7 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
             with_node=True,
         ),
         REACHABILITY: ActorSpec(where + "reachability", {"settings": settings, "own": own}, with_node=True),
+        WHEREABOUTS: ActorSpec(where + "whereabouts", {"settings": settings}, with_node=True),
     }
     if settings.mdns:
         arguments = {"settings": settings, "own": own, "addresses": tuple(addresses)}
@@ -197,3 +212,7 @@ def reachability(surroundings: Surroundings, settings: Settings, own: bytes) -> 
     policy = ReachabilityPolicy(quorum=1 if private else 2, private=private)
     dht = "" if settings.assume_reachable else DHT
     return Reachability(surroundings.name, own, [ISSUER, DESK], dht, [DHT], random_bytes, policy)
+
+
+def whereabouts(surroundings: Surroundings, settings: Settings) -> WhereaboutsService:
+    return WhereaboutsService(surroundings.name, DHT, serves=settings.mode != CLIENT_ONLY)

@@ -14,11 +14,12 @@ PORT_MAPPER: Final = "port_mapper"
 PUBLIC: Final = "public"
 REACHABILITY: Final = "reachability"
 REPUTATION: Final = "reputation"
+WHEREABOUTS: Final = "whereabouts"
 
 
 def services(settings: Settings) -> tuple[str, ...]:
     """Those that speak protocols over the forwarders' connections."""
-    return (DHT, DIRECTORY, REACHABILITY, REPUTATION) if settings.discovery else ()
+    return (DHT, DIRECTORY, REACHABILITY, REPUTATION, WHEREABOUTS) if settings.discovery else ()
 
 
 def sources(settings: Settings) -> tuple[str, ...]:
@@ -36,7 +37,7 @@ def listeners(settings: Settings) -> tuple[str, ...]:
 
 def mode_listeners(settings: Settings) -> tuple[str, ...]:
     """Those that are told the node's mode (ModeTold)."""
-    return (REPUTATION, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
+    return (REPUTATION, WHEREABOUTS, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
 
 
 def counting(settings: Settings) -> tuple[str, ...]:

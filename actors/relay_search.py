@@ -18,7 +18,7 @@ from typing import Final
 from actors.actor import Send
 from actors.kad_addresses import Scope, scope_of, to_dial, to_tell
 from actors.kad_lookup import Candidate
-from actors.kad_records import DescriptorRecords, ProviderRecords, Validate, Validated
+from actors.kad_records import ProviderRecords, SignedRecords, Validate, Validated
 from actors.kad_region import Region
 from actors.kad_walks import Walk, Walks
 from protocol.discovery_messages import RelayFound, RelaysSearched, RelaysWanted
@@ -95,7 +95,7 @@ class RelaySearch:
         own: bytes,
         walks: Walks,
         providers: ProviderRecords,
-        descriptors: DescriptorRecords,
+        descriptors: SignedRecords,
         validate: Validate,
         known: Callable[[], int],
         hopeful: Callable[[], bool],

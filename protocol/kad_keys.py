@@ -3,6 +3,7 @@
     keyspace        SHA-256 of a peer id's or a key's bytes; distance is XOR, as numbers
     provider key    the multihash (not the CID) of what is provided: SHA-256 of the name for a name
     descriptor key  /relays/available/PEER, the peer id in base58
+    whereabouts key /relays/whereabouts/PEER
 
 A name is provided under CIDv1(raw, SHA-256 of the name): so do go-libp2p's RoutingDiscovery (nsToCid in
 p2p/discovery/routing) and whoever makes that CID for js-libp2p's contentRouting.  In ADD_PROVIDER and GET_PROVIDERS the
@@ -32,7 +33,8 @@ RELAYS: Final = "relays/available"
 #: Bits of the keyspace.
 BITS: Final = 256
 
-_PREFIX: Final = b"/" + RELAYS.encode() + b"/"
+_DESCRIPTORS: Final = b"/" + RELAYS.encode() + b"/"
+_WHEREABOUTS: Final = b"/relays/whereabouts/"
 
 
 @lru_cache(maxsize=8192)  # 0.7 us otherwise; a few hundred peers come again in nearly every answer
@@ -58,17 +60,36 @@ def provider_cid(name: str) -> bytes:
 
 def descriptor_key(peer: PeerId) -> bytes:
     """The key of ``peer``'s signed relay descriptor: at most 78 bytes."""
-    return _PREFIX + str(peer).encode()
+    return _DESCRIPTORS + str(peer).encode()
 
 
 def descriptor_peer(key: bytes) -> PeerId:
     """Whose descriptor is stored under ``key``; RemoteProtocolError (``foreign``) when it is no such key."""
-    if not key.startswith(_PREFIX):
-        raise RemoteProtocolError("a key of something else than a relay's descriptor", "foreign")
+    return _peer_of(key, _DESCRIPTORS, "a relay's descriptor")
+
+
+def whereabouts_key(peer: PeerId) -> bytes:
+    """The key of ``peer``'s signed whereabouts (protocol/whereabouts.py): at most 80 bytes."""
+    return _WHEREABOUTS + str(peer).encode()
+
+
+def whereabouts_peer(key: bytes) -> PeerId:
+    """Whose whereabouts are stored under ``key``; RemoteProtocolError (``foreign``) when it is no such key."""
+    return _peer_of(key, _WHEREABOUTS, "a peer's whereabouts")
+
+
+def is_whereabouts(key: bytes) -> bool:
+    """Whether it is meant as a key of whereabouts."""
+    return key.startswith(_WHEREABOUTS)
+
+
+def _peer_of(key: bytes, prefix: bytes, what: str) -> PeerId:
+    if not key.startswith(prefix):
+        raise RemoteProtocolError(f"a key of something else than {what}", "foreign")
     try:
-        peer = PeerId.parse(key[len(_PREFIX) :].decode("ascii"))
+        peer = PeerId.parse(key[len(prefix) :].decode("ascii"))
     except ValueError as error:
-        raise RemoteProtocolError(f"a descriptor's key without a peer id: {error}", "foreign") from error
-    if descriptor_key(peer) != key:
-        raise RemoteProtocolError("a descriptor's key that is not in its one form", "foreign")
+        raise RemoteProtocolError(f"a key of {what} without a peer id: {error}", "foreign") from error
+    if prefix + str(peer).encode() != key:
+        raise RemoteProtocolError(f"a key of {what} that is not in its one form", "foreign")
     return peer

@@ -25,6 +25,7 @@ from protocol.message_base import Message as _Message
 from protocol.quota_messages import ModeMessage, QuotaForwarderMessage, QuotaRelayServerMessage
 from protocol.reputation_messages import ContributionAnswer, ContributionMessage, ReceiptRelayMessage
 from protocol.service_messages import ServiceForwarderMessage, ServiceMessage
+from protocol.whereabouts_messages import WhereaboutsAnswer, WhereaboutsDhtMessage
 
 # Forwarder -> RelayServer
 
@@ -389,6 +390,8 @@ Message = (
     | PublicRelaysMessage
     | ContributionMessage
     | ContributionAnswer
+    | WhereaboutsDhtMessage
+    | WhereaboutsAnswer
 )
 
 #: Messages that go before others in a mailbox: an actor must learn that another fell before it reads that one's words.

@@ -64,7 +64,7 @@ class ModeTold(Message, frozen=True):
     incentive: str
 
 
-#: To ReputationTracker and MdnsDiscovery.
+#: To ReputationTracker, MdnsDiscovery and WhereaboutsService.
 ModeMessage = ModeTold
 
 QuotaRelayServerMessage = TermsSet | QuotaWanted | QuotaReturned

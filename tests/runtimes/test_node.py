@@ -59,6 +59,7 @@ def test_ready_is_printed_when_a_client_can_connect(start: Start) -> None:
         "port_mapper",
         "reachability",
         "reputation",
+        "whereabouts",
     }
     assert all(address.endswith(f"/p2p/{node.ready['peer_id']}") for address in node.ready["addresses"])
     alice = SocketPeer(node, "alice")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from actors.kad_records import DescriptorRecords, ProviderRecords, RecordPolicy
+from actors.kad_records import ProviderRecords, RecordPolicy, SignedRecords
 from actors.record_store import MemoryStore
 from protocol.errors import RemoteProtocolError
 from protocol.identity import Identity
@@ -141,7 +141,7 @@ def test_providers_outlive_a_restart() -> None:
 
 
 def put(
-    records: DescriptorRecords,
+    records: SignedRecords,
     identity: Identity,
     sequence: int,
     *,
@@ -154,13 +154,13 @@ def put(
     return envelope
 
 
-def kept(records: DescriptorRecords, identity: Identity, now: float = NOW) -> bytes | None:
+def kept(records: SignedRecords, identity: Identity, now: float = NOW) -> bytes | None:
     found = records.find(descriptor_key(identity.peer_id), now)
     return None if found is None else found[0]
 
 
 def test_a_later_descriptor_replaces_an_earlier_and_no_other_does() -> None:
-    records = DescriptorRecords(MemoryStore(), validate)
+    records = SignedRecords(MemoryStore(), validate)
     first = put(records, ALICE, 5)
     assert put(records, ALICE, 5) == first, "the same again"
     for sequence, expires_at in ((4, NOW + HOUR), (5, NOW + 2 * HOUR)):
@@ -172,7 +172,7 @@ def test_a_later_descriptor_replaces_an_earlier_and_no_other_does() -> None:
 
 
 def test_a_descriptor_is_found_until_it_expires() -> None:
-    records = DescriptorRecords(MemoryStore(), validate)
+    records = SignedRecords(MemoryStore(), validate)
     envelope = put(records, ALICE, 1)
     assert kept(records, ALICE, NOW + HOUR - 1) == envelope
     assert kept(records, ALICE, NOW + HOUR) is None and kept(records, BOB) is None
@@ -184,13 +184,13 @@ def test_a_descriptor_is_found_until_it_expires() -> None:
 
 
 def test_no_descriptor_is_kept_for_ever() -> None:
-    records = DescriptorRecords(MemoryStore(), validate, RecordPolicy(most_life=100.0))
+    records = SignedRecords(MemoryStore(), validate, RecordPolicy(most_life=100.0))
     put(records, ALICE, 1, expires_at=NOW + 1e9)
     assert kept(records, ALICE, NOW + 100.0) is None
 
 
 def test_what_is_no_descriptor_of_that_peer_is_refused() -> None:
-    records = DescriptorRecords(MemoryStore(), validate)
+    records = SignedRecords(MemoryStore(), validate)
     own = descriptor(ALICE, 1, NOW + HOUR)
     forged = own[:-1] + bytes((own[-1] ^ 1,))
     for key, value, reason in (
@@ -207,7 +207,7 @@ def test_what_is_no_descriptor_of_that_peer_is_refused() -> None:
 
 
 def test_made_up_relays_of_one_network_displace_each_other() -> None:
-    records = DescriptorRecords(MemoryStore(), validate, RecordPolicy(descriptors=20, per_group=15))
+    records = SignedRecords(MemoryStore(), validate, RecordPolicy(descriptors=20, per_group=15))
     honest = [Identity.from_seed(seeded(f"honest {number}")) for number in range(5)]
     for number, identity in enumerate(honest):
         put(records, identity, 1, ip=f"9.{number}.1.1")
@@ -218,7 +218,7 @@ def test_made_up_relays_of_one_network_displace_each_other() -> None:
 
 
 def test_who_repeats_anothers_descriptor_does_not_make_it_its_own() -> None:
-    records = DescriptorRecords(MemoryStore(), validate, RecordPolicy(per_group=1))
+    records = SignedRecords(MemoryStore(), validate, RecordPolicy(per_group=1))
     put(records, ALICE, 1, ip="9.9.9.9")
     put(records, ALICE, 1, ip="8.8.8.8")
     put(records, BOB, 1, ip="8.8.8.8")
@@ -227,12 +227,12 @@ def test_who_repeats_anothers_descriptor_does_not_make_it_its_own() -> None:
 
 def test_descriptors_outlive_a_restart() -> None:
     store = MemoryStore()
-    records = DescriptorRecords(store, validate)
+    records = SignedRecords(store, validate)
     envelope = put(records, ALICE, 7)
     put(records, BOB, 1, expires_at=NOW + 10)
     store.values[b"d" + peer(1)] = store.values[b"d" + ALICE.peer_id.bytes]
     store.values[b"d" + peer(2)] = b"junk"
-    again = DescriptorRecords(store, validate)
+    again = SignedRecords(store, validate)
     again.load(NOW + 60)
     assert len(again) == len(store.values) == 1
     assert kept(again, ALICE, NOW + 60) == envelope

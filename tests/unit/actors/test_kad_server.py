@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from actors.kad_records import DescriptorRecords, ProviderRecords
+from actors.kad_records import WHEREABOUTS, ProviderRecords, SignedRecords
 from actors.kad_routing import RoutingTable
 from actors.kad_server import MAX_IDLE, MAX_IDLE_OF_HOUSEHOLD, IdleStreams, KadServer
 from actors.record_store import MemoryStore
 from protocol.errors import RemoteProtocolError
 from protocol.identity import Identity
 from protocol.kad import KadMessage, KadPeer, KadRecord, MessageType
-from protocol.kad_keys import RELAYS, descriptor_key, provider_key
+from protocol.kad_keys import RELAYS, descriptor_key, provider_key, whereabouts_peer
+from protocol.whereabouts import open_whereabouts
 from tests.support.descriptors import descriptor, validate
 from tests.support.peers import seeded
 
@@ -31,7 +32,14 @@ def server() -> KadServer:
     for number in range(60):
         table.proved(peer(number), (GLOBAL, PRIVATE), f"{11 + number}.1.1.1", NOW)
     store = MemoryStore()
-    made = KadServer(OWN.peer_id.bytes, table, ProviderRecords(store), DescriptorRecords(store, validate), bytes)
+    made = KadServer(
+        OWN.peer_id.bytes,
+        table,
+        ProviderRecords(store),
+        SignedRecords(store, validate),
+        SignedRecords(store, open_whereabouts, peer_of=whereabouts_peer, row=WHEREABOUTS),
+        bytes,
+    )
     made.addresses = (GLOBAL, PRIVATE)
     return made
 
