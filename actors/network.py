@@ -5,6 +5,7 @@
     issuer        DescriptorIssuer    what this relay says of itself
     mdns          MdnsDiscovery       relays on the same network
     port_mapper   PortMapper          has the router of a home network pass our port on to us
+    privacy       PrivacyRouter       by which way a peer is reached at a privacy level
     public        PublicRelays        relays that a person has configured
     reachability  Reachability        whether others reach us, and whether we reach others that ask
     reputation    ReputationTracker   how good relays are, by what we saw, and what we did for others
@@ -31,6 +32,7 @@ from actors.network_names import (
     ISSUER,
     MDNS,
     PORT_MAPPER,
+    PRIVACY,
     PUBLIC,
     REACHABILITY,
     REPUTATION,
@@ -48,6 +50,7 @@ from actors.ports.names import Names
 from actors.ports.record_storage import OtherVersion, RecordFile, RecordStorage
 from actors.ports.relay_cache import RelayCacheFile
 from actors.ports.resolver import Resolver, ResolverPolicy
+from actors.privacy_router import PrivacyRouter
 from actors.public_relays import PublicRelays
 from actors.reachability import Reachability, ReachabilityPolicy
 from actors.record_store import MemoryStore, RecordStore
@@ -82,6 +85,7 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
             with_node=True,
         ),
         REACHABILITY: ActorSpec(where + "reachability", {"settings": settings, "own": own}, with_node=True),
+        PRIVACY: ActorSpec(where + "privacy", {}, with_node=True),
         WHEREABOUTS: ActorSpec(where + "whereabouts", {"settings": settings}, with_node=True),
     }
     if settings.mdns:
@@ -216,3 +220,7 @@ def reachability(surroundings: Surroundings, settings: Settings, own: bytes) -> 
 
 def whereabouts(surroundings: Surroundings, settings: Settings) -> WhereaboutsService:
     return WhereaboutsService(surroundings.name, DHT, serves=settings.mode != CLIENT_ONLY)
+
+
+def privacy(surroundings: Surroundings) -> PrivacyRouter:
+    return PrivacyRouter(surroundings.name, DIRECTORY, random_bytes)

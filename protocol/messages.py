@@ -22,6 +22,7 @@ from protocol.discovery_messages import (
 from protocol.mapping_messages import ExternalMessage, MappingMessage
 from protocol.mdns_messages import MdnsMessage
 from protocol.message_base import Message as _Message
+from protocol.privacy_messages import PrivacyAnswer, PrivacyMessage
 from protocol.quota_messages import ModeMessage, QuotaForwarderMessage, QuotaRelayServerMessage
 from protocol.reputation_messages import ContributionAnswer, ContributionMessage, ReceiptRelayMessage
 from protocol.service_messages import ServiceForwarderMessage, ServiceMessage
@@ -392,6 +393,8 @@ Message = (
     | ContributionAnswer
     | WhereaboutsDhtMessage
     | WhereaboutsAnswer
+    | PrivacyMessage
+    | PrivacyAnswer
 )
 
 #: Messages that go before others in a mailbox: an actor must learn that another fell before it reads that one's words.

@@ -57,6 +57,7 @@ def test_ready_is_printed_when_a_client_can_connect(start: Start) -> None:
         "issuer",
         "mdns",
         "port_mapper",
+        "privacy",
         "reachability",
         "reputation",
         "whereabouts",

@@ -1,0 +1,152 @@
+"""What each privacy level allows: which addresses of a peer lead to it, and through which relays.
+
+    LOW       its own addresses; through a relay only if the caller says so
+    HIGH      through a relay, never its own addresses
+    MAXIMUM   its onion addresses alone
+
+A relay for HIGH is, in this order: a person's, of more than 70 points and with room, the fastest first; one that the
+settings name as public; one of which nothing is known yet but that takes reservations.  One that was rated and did not
+reach 70 is never chosen.  Times within a factor of two count as one, and among those the lot decides, so that not all
+clients crowd on the fastest.
+
+Pure functions: what is random is an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from protocol.addresses import with_peer
+from protocol.discovery_messages import FoundRelay
+from protocol.errors import RemoteProtocolError
+from protocol.multiaddr_form import IP4, IP6, NAMES, P2P, TCP, parts
+from protocol.privacy_messages import Level, Path, RelayAt
+from protocol.whereabouts import ONION3, is_hidden
+
+#: Points of a person's relay above which it is chosen (the design's number).
+GOOD_SCORE: Final = 70.0
+
+#: The source that names the relays of the settings (actors/network_names.py).
+PUBLIC_SOURCE: Final = "public"
+
+#: What a relay answered when it was tried last, of which there is no use in asking it.
+_NO_ROOM: Final = ("full", "refuses", "unreachable")
+
+#: Where a relay stands that is not known here, beside tiers 0 to 2.
+_UNKNOWN: Final = 3
+
+#: /p2p-circuit in a binary multiaddr (multiaddr protocol table, 290).
+_CIRCUIT: Final = b"\xa2\x02"
+
+Draw = Callable[[], float]
+
+
+def tier(relay: FoundRelay) -> int | None:
+    """0: a person's, good and with room; 1: public; 2: unrated, takes reservations; None: not to be chosen."""
+    if relay.answer in _NO_ROOM or (relay.load is not None and relay.load >= 1.0):
+        return None
+    if relay.score is not None and relay.score > GOOD_SCORE:
+        return 0
+    if PUBLIC_SOURCE in relay.sources:
+        return 1
+    if relay.score is None and relay.answer == "reserves":
+        return 2
+    return None
+
+
+def select_relays(relays: Iterable[FoundRelay], draw: Draw, avoid: Sequence[bytes] = ()) -> list[FoundRelay]:
+    """Those that may be used at HIGH, best first.  ``draw``: a number from 0 to 1, another each time."""
+    usable = [(rank, one) for one in relays if one.peer not in avoid and (rank := tier(one)) is not None]
+    return [one for rank, one in sorted(usable, key=lambda each: (each[0], _octave(each[1].latency), draw()))]
+
+
+def paths(
+    level: Level,
+    target: bytes,
+    offered: Sequence[bytes],
+    relays: Sequence[FoundRelay],
+    draw: Draw,
+    *,
+    relayed: bool = False,
+    avoid: Sequence[bytes] = (),
+) -> tuple[list[Path], str]:
+    """(ways to ``target``, best first; why there is none, for a person).  See PathsWanted."""
+    own, circuits, onions = _sorted(offered)
+    match level:
+        case Level.MAXIMUM:
+            if onions:
+                return [Path((), one) for one in onions], ""
+            return [], "no onion address of the peer is known: at maximum it is reached at one and by no other way"
+        case Level.LOW:
+            found = [Path((), one) for one in own]
+            if relayed:
+                found += _through(circuits, target, relays, draw, avoid)
+            if found:
+                return found, ""
+            if circuits and not relayed:
+                return [], "no address of the peer itself is known, and a relay was not allowed"
+            return [], "no address of the peer is known"
+        case Level.HIGH:
+            found = _through(circuits, target, relays, draw, avoid)
+            if found:
+                return found, ""
+            if circuits:
+                return [], "none of the relays through which the peer is reached will do"
+            return [], "no relay is known through which the peer is reached"
+
+
+def _through(
+    circuits: Sequence[tuple[bytes, bytes]],
+    target: bytes,
+    relays: Sequence[FoundRelay],
+    draw: Draw,
+    avoid: Sequence[bytes],
+) -> list[Path]:
+    """Through the relays that the target has chosen for itself.  One that is not known here is as good as any; one that
+    is known to be bad is not used, though the target did."""
+    known = {one.peer: one for one in relays}
+    addresses: dict[bytes, list[bytes]] = {}
+    for relay, address in circuits:
+        if relay != target and relay not in avoid:
+            addresses.setdefault(relay, []).append(address)
+    ranked = []
+    for relay, at in addresses.items():
+        one = known.get(relay)
+        rank = _UNKNOWN if one is None else _rank_of_chosen(one)
+        if rank is not None:
+            latency = None if one is None else one.latency
+            ranked.append(((rank, _octave(latency), draw()), Path((RelayAt(relay, tuple(at)),))))
+    return [path for _, path in sorted(ranked, key=lambda each: each[0])]
+
+
+def _rank_of_chosen(relay: FoundRelay) -> int | None:
+    # A relay that takes nobody new, or seemed unreachable a while ago, may still serve those who are there.
+    rank = tier(relay)
+    if rank is not None:
+        return rank
+    return _UNKNOWN if relay.score is None or relay.score > GOOD_SCORE else None
+
+
+def _octave(latency: float | None) -> float:
+    return math.inf if latency is None else math.floor(math.log2(max(latency, 0.001)))
+
+
+def _sorted(offered: Sequence[bytes]) -> tuple[list[bytes], list[tuple[bytes, bytes]], list[bytes]]:
+    """(the peer's own addresses, (relay, its address) of those through one, onions); what is neither is left out."""
+    own, circuits, onions = [], [], []
+    for address in dict.fromkeys(offered):
+        try:
+            found = parts(address)
+        except RemoteProtocolError:
+            continue
+        codes = tuple(code for code, _ in found)
+        if codes == (ONION3,):
+            onions.append(address)
+        elif is_hidden(address):
+            relay = next(value for code, value in found if code == P2P)
+            circuits.append((relay, address.removesuffix(with_peer(b"", relay) + _CIRCUIT)))
+        elif len(codes) == 2 and codes[1] == TCP and (codes[0] in (IP4, IP6) or codes[0] in NAMES):
+            own.append(address)
+    return own, circuits, onions
