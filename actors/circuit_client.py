@@ -92,10 +92,12 @@ class CircuitClient:
 
     # Connections.
 
-    def attach(self, wire: Wire, expected: PeerId | None, now: float, *, observed: bytes = b"") -> PeerLink:
-        """We dialled, and ``wire`` carries what is said.  ``expected``: who must answer.  ``observed``: where we see
-        the peer, a binary multiaddr."""
-        link = self._link(now, expected, inbound=False)
+    def attach(
+        self, wire: Wire, expected: PeerId | None, now: float, *, observed: bytes = b"", inbound: bool = False
+    ) -> PeerLink:
+        """We dialled, or were dialled (``inbound``), and ``wire`` carries what is said.  ``expected``: who must
+        answer.  ``observed``: where we see the peer, a binary multiaddr; b"": it is not told."""
+        link = self._link(now, expected, inbound=inbound)
         link.wire = wire
         link.observed = observed
         return link

@@ -3,6 +3,7 @@
     /ip4/192.0.2.1/tcp/4001/p2p/PEER                                  directly
     /dns4/relay.example/tcp/4001/p2p/RELAY/p2p-circuit/p2p/PEER        through a relay
     /dnsaddr/relay.example                                            wherever its TXT records say
+    /onion3/vww6...pnpyyd:80/p2p/PEER                                  by Tor, where the caller says that it may be
 
 Source: https://github.com/libp2p/specs/blob/master/addressing/README.md, relay/circuit-v2.md ("Addressing").
 """
@@ -19,6 +20,7 @@ from protocol.identity import PeerId
 
 NAMES: Final = ("dns", "dns4", "dns6", "dnsaddr")
 HOSTS: Final = ("ip4", "ip6", *NAMES)
+ONION: Final = "onion3"
 
 #: What a name in the DNS is made of, in practice.  Records say it, and people read it on their terminals.
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
@@ -34,8 +36,8 @@ class DialAddressError(ValueError):
 @dataclass(frozen=True, slots=True)
 class DialAddress:
     """``transport``: ``/ip4/192.0.2.1/tcp/4001`` or with a name; ``host`` and ``value`` are its first part, ``port``
-    0 when the name's records tell it.  ``peer``: who must answer there, if it is known.  ``target``: the peer to
-    reach through that one, None when it is itself the one to reach."""
+    0 when the name's records tell it.  Of an onion, ``value`` is what stands before .onion.  ``peer``: who must answer
+    there, if it is known.  ``target``: the peer to reach through that one, None when it is itself the one to reach."""
 
     host: str
     value: str
@@ -45,6 +47,8 @@ class DialAddress:
 
     @property
     def transport(self) -> str:
+        if self.host == ONION:
+            return f"/{self.host}/{self.value}:{self.port}"
         return f"/{self.host}/{self.value}" + (f"/tcp/{self.port}" if self.port else "")
 
     @property
@@ -58,8 +62,9 @@ class DialAddress:
         return self.transport + peer + circuit
 
 
-def parse_dial_address(text: str) -> DialAddress:
-    """The address in ``text``; DialAddressError when it is none that this node can dial."""
+def parse_dial_address(text: str, *, onion: bool = False) -> DialAddress:
+    """The address in ``text``; DialAddressError when it is none that can be dialled.  ``onion``: whether one of Tor may
+    be given, which only Tor dials."""
     if len(text) > MAX_TEXT:
         raise DialAddressError(f"an address of {len(text)} characters, at most {MAX_TEXT}")
     try:
@@ -67,6 +72,8 @@ def parse_dial_address(text: str) -> DialAddress:
     except Exception as error:  # multiaddr raises many types for one thing: it is no multiaddr
         raise DialAddressError(f"{text!r} is no multiaddr, such as /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo...") from error
     names = [name for name, _ in parts]
+    if names[:1] == [ONION]:
+        return _onion(text, parts, allowed=onion)
     rest = names[1:]
     if rest[:1] == ["tcp"]:
         rest = rest[1:]
@@ -97,6 +104,15 @@ def parse_dial_address(text: str) -> DialAddress:
         else:
             peer = _peer_id(value)
     return DialAddress(names[0], parts[0][1], port, peer, target)
+
+
+def _onion(text: str, parts: list[tuple[str, str]], *, allowed: bool) -> DialAddress:
+    if not allowed:
+        raise DialAddressError(f"{text} is dialled by Tor alone: ask for the privacy level maximum")
+    if [name for name, _ in parts[1:]] not in ([], ["p2p"]):
+        raise DialAddressError(f"{text} cannot be dialled: an onion address is /onion3/NAME:PORT, then /p2p/PEER")
+    value, _, port = parts[0][1].partition(":")
+    return DialAddress(ONION, value, int(port), _peer_id(parts[1][1]) if parts[1:] else None)
 
 
 def _peer_id(text: str) -> PeerId:

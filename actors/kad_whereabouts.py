@@ -93,9 +93,16 @@ class WhereaboutsWalks:
             return
         key = whereabouts_key(said.peer)
         record = KadRecord(key, given.record, rfc3339(now))
+        # Here too: who looks for it may well ask the relay through which it is reached.
+        here = 0
+        try:
+            self._kept.put(record, given.origin, now)
+            here = 1
+        except RemoteProtocolError as error:
+            self._counts[f"whereabouts not kept: {error.code}"] += 1
 
         def nearest(peers: Sequence[Candidate], now: float) -> None:
-            left, copies = len(peers), 0
+            left, copies = len(peers), here
 
             def stored(answer: KadMessage | None, peer: bytes, address: str, now: float) -> None:
                 nonlocal left, copies
@@ -108,7 +115,7 @@ class WhereaboutsWalks:
             for one in peers:
                 self._walks.ask(one.peer, one.addresses, KadMessage(MessageType.PUT_VALUE, key, record), stored, now)
             if not peers:
-                self._stored(given, 0, "no peer of the DHT was reached")
+                self._stored(given, here, "" if here else "no peer of the DHT was reached")
 
         def walked(walk: Walk, now: float) -> None:
             self._region.around(walk, now, nearest)

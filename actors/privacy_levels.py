@@ -69,6 +69,7 @@ def paths(
     relays: Sequence[FoundRelay],
     draw: Draw,
     *,
+    chosen: bool = False,
     relayed: bool = False,
     avoid: Sequence[bytes] = (),
 ) -> tuple[list[Path], str]:
@@ -82,18 +83,21 @@ def paths(
         case Level.LOW:
             found = [Path((), one) for one in own]
             if relayed:
-                found += _through(circuits, target, relays, draw, avoid)
+                found += _through(circuits, target, relays, draw, avoid, chosen=True)  # both IPs are shown at LOW
             if found:
                 return found, ""
             if circuits and not relayed:
                 return [], "no address of the peer itself is known, and a relay was not allowed"
             return [], "no address of the peer is known"
         case Level.HIGH:
-            found = _through(circuits, target, relays, draw, avoid)
+            found = _through(circuits, target, relays, draw, avoid, chosen=chosen)
             if found:
                 return found, ""
             if circuits:
-                return [], "none of the relays through which the peer is reached will do"
+                return [], (
+                    "none of the relays through which the peer is reached will do: they are bad, or only the peer "
+                    "itself says that they are relays; name one that you trust (public_relays), or its whole address"
+                )
             return [], "no relay is known through which the peer is reached"
 
 
@@ -103,9 +107,11 @@ def _through(
     relays: Sequence[FoundRelay],
     draw: Draw,
     avoid: Sequence[bytes],
+    *,
+    chosen: bool,
 ) -> list[Path]:
-    """Through the relays that the target has chosen for itself.  One that is not known here is as good as any; one that
-    is known to be bad is not used, though the target did."""
+    """Through the relays that the target has chosen for itself.  One that only the target calls a relay could be its
+    own machine, and see who dials: it is used only when the caller chose it."""
     known = {one.peer: one for one in relays}
     addresses: dict[bytes, list[bytes]] = {}
     for relay, address in circuits:
@@ -114,14 +120,14 @@ def _through(
     ranked = []
     for relay, at in addresses.items():
         one = known.get(relay)
-        rank = _UNKNOWN if one is None else _rank_of_chosen(one)
+        rank = (_UNKNOWN if chosen else None) if one is None else _rank_of_known(one)
         if rank is not None:
             latency = None if one is None else one.latency
             ranked.append(((rank, _octave(latency), draw()), Path((RelayAt(relay, tuple(at)),))))
     return [path for _, path in sorted(ranked, key=lambda each: each[0])]
 
 
-def _rank_of_chosen(relay: FoundRelay) -> int | None:
+def _rank_of_known(relay: FoundRelay) -> int | None:
     # A relay that takes nobody new, or seemed unreachable a while ago, may still serve those who are there.
     rank = tier(relay)
     if rank is not None:

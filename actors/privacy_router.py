@@ -22,7 +22,6 @@ from protocol.messages import ActorDown, CountsAsked, CountsTold, Undeliverable
 from protocol.privacy_messages import (
     MAX_OFFERED,
     Level,
-    Path,
     PathsTold,
     PathsWanted,
     PrivacyMessage,
@@ -104,18 +103,18 @@ class PrivacyRouter:
     def _tell(self, wanted: PrivacyMessage, relays: tuple[FoundRelay, ...], problem: str = "") -> Send:
         match wanted:
             case PathsWanted():
-                found: list[Path] = []
-                if not problem or relays or wanted.offered:
-                    found, why = paths(
-                        wanted.level,
-                        wanted.target,
-                        wanted.offered[:MAX_OFFERED],
-                        relays,
-                        self._draw,
-                        relayed=wanted.relayed,
-                        avoid=wanted.avoid,
-                    )
-                    problem = why or problem
+                found, why = paths(
+                    wanted.level,
+                    wanted.target,
+                    wanted.offered[:MAX_OFFERED],
+                    relays,
+                    self._draw,
+                    chosen=wanted.chosen,
+                    relayed=wanted.relayed,
+                    avoid=wanted.avoid,
+                )
+                if why:
+                    problem = f"{why} ({problem})" if problem else why
                 self.counts["paths found" if found else "no path"] += 1
                 return Send(wanted.asker, PathsTold(wanted.request_id, tuple(found), "" if found else problem))
             case RelaysChosenWanted():

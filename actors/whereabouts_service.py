@@ -141,7 +141,7 @@ class WhereaboutsService:
                 case WhereaboutsSaid(record=record):
                     if open_whereabouts(record, now).peer.bytes != message.peer:
                         raise RemoteProtocolError("whereabouts of another peer", "foreign")
-                    ask = WhereaboutsGiven(number, self._name, record, TIMEOUT)
+                    ask = WhereaboutsGiven(number, self._name, record, message.address, TIMEOUT)
                 case _:
                     raise RemoteProtocolError("an answer that nobody asked for", "unasked")
         except RemoteProtocolError as error:

@@ -46,14 +46,16 @@ class Path(msgspec.Struct, frozen=True, array_like=True):
 
 class PathsWanted(Message, frozen=True):
     """Ways to ``target`` at ``level``, best first.  ``offered``: binary multiaddrs at which it says that it is reached,
-    those through relays up to /p2p-circuit.  ``relayed``: at LOW, whether a relay will do where nothing else does.
-    ``avoid``: relays that failed just now."""
+    those through relays up to /p2p-circuit.  ``chosen``: the relays in them are the asker's own choice; else the
+    target's, which might name a host of its own as one.  ``relayed``: at LOW, whether a relay will do where nothing
+    else does.  ``avoid``: relays that failed just now."""
 
     request_id: int
     asker: str
     level: Level
     target: bytes
     offered: tuple[bytes, ...]
+    chosen: bool = False
     relayed: bool = False
     avoid: tuple[bytes, ...] = ()
 

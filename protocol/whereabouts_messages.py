@@ -26,11 +26,12 @@ class WhereaboutsFound(Message, frozen=True):
 
 
 class WhereaboutsGiven(Message, frozen=True):
-    """Keep ``record`` where others look for it."""
+    """Keep ``record`` where others look for it, and here.  ``origin``: the IP of who brought it."""
 
     request_id: int
     asker: str
     record: bytes
+    origin: str
     timeout: float
 
 

@@ -20,7 +20,7 @@ import ipaddress
 import logging
 import os
 from asyncio.staggered import staggered_race
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, cast
@@ -39,9 +39,10 @@ from actors.ports.connections import (
     RelayRefused,
     StreamError,
 )
+from actors.ports.diallers import Dialler, TcpDialler
 from actors.ports.held_reservation import Reservation
 from actors.ports.host import random_bytes
-from actors.ports.resolver import ResolveError, Resolver
+from actors.ports.resolver import Resolver
 from actors.refresh_schedule import RefreshPolicy, RefreshSchedule
 from protocol.addresses import encode_tcp
 from protocol.identity import Identity, PeerId
@@ -62,8 +63,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Seconds for a TCP connection to be made; and before the next address of a name is tried beside it (RFC 8305).
-CONNECT_TIMEOUT: Final = 10.0
+#: Seconds before the next address of a name is tried beside the first (RFC 8305).
 ATTEMPT_DELAY: Final = 0.25
 
 #: Seconds that good-byes have to leave when the client closes.
@@ -75,7 +75,8 @@ Handler = Callable[[PeerConnection, PeerStream], Awaitable[None]]
 
 class Client:
     """See the module.  ``handlers``: by protocol, what is done with a stream that a peer opens; a handler's exception
-    resets its stream, its return finishes it.  ``accepted``: told of each peer that connected to us through a relay."""
+    resets its stream, its return finishes it.  ``accepted``: told of each peer that connected to us through a relay.
+    ``dialler``: makes the connections, and looks up names; directly with ``resolver`` when there is none."""
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class Client:
         policy: ClientPolicy | None = None,
         refresh: RefreshPolicy | None = None,
         resolver: Resolver | None = None,
+        dialler: Dialler | None = None,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
     ) -> None:
@@ -96,8 +98,12 @@ class Client:
             handlers={protocol: partial(self._handle, handler) for protocol, handler in (handlers or {}).items()},
             accepted=lambda link: accepted(self._connection(link)),
         )
+        self._dialler: Dialler = dialler or TcpDialler(resolver)
+        #: Whether peers are told where they are seen.  By Tor that would be this host's own loopback address.
+        self.observes = not self._dialler.onions
+        self._announced: tuple[bytes, ...] = ()
+        self._servers: list[asyncio.Server] = []
         self._refresh = refresh or RefreshPolicy()
-        self._resolver = resolver or Resolver()
         self._connections: dict[PeerLink, PeerConnection] = {}
         self._dialling: dict[str, asyncio.Task[PeerConnection]] = {}
         self._reservations: set[Reservation] = set()
@@ -117,7 +123,7 @@ class Client:
 
     async def connect(self, address: str) -> PeerConnection:
         """The peer at a multiaddr, through its relay if it names one.  DialError, RelayRefused."""
-        parsed = _parse(address)
+        parsed = self._parse(address)
         relay = await self.dial(parsed)
         if parsed.target is None:
             return relay
@@ -125,9 +131,22 @@ class Client:
             raise DialError(f"{parsed.target} is this peer itself")
         return await self._dial_through(relay, parsed.target)
 
+    def open_to(self, peer: PeerId, *, relayed: bool) -> list[PeerConnection]:
+        """Connections to ``peer`` on which streams can be opened; ``relayed``: those through a relay alone."""
+        return [
+            one
+            for one in self._connections.values()
+            if one.usable and one.peer == peer and (one.relay is not None or not relayed)
+        ]
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has connections, or makes some."""
+        return bool(self._sockets or self._dialling)
+
     async def reserve(self, relay: str) -> Reservation:
         """A reservation on the relay at a multiaddr, kept until it is closed.  DialError, RelayRefused."""
-        address = _parse(relay.removesuffix("/").removesuffix("/p2p-circuit"))
+        address = self._parse(relay.removesuffix("/").removesuffix("/p2p-circuit"))
         if address.target is not None:
             raise AddressError(f"{relay} is the address of a peer behind a relay: give that of the relay alone")
         reservation = Reservation(self, address, RefreshSchedule(self._refresh))
@@ -137,8 +156,20 @@ class Client:
         reservation.keep()
         return reservation
 
+    async def listen_at(self, path: str) -> None:
+        """Take connections at a unix socket: those that a Tor of this host passes on.  OSError."""
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_unix_server(lambda: Socket(self, None, inbound=True), path))
+
+    def announce(self, addresses: Sequence[bytes]) -> None:
+        """Tell peers that we are reached at these too: binary multiaddrs, of onions."""
+        self._announced = tuple(addresses)
+        self.reservation_changed()
+
     async def close(self) -> None:
         """Say good-bye to every peer and end."""
+        for server in self._servers:
+            server.close()
         for reservation in list(self._reservations):
             await reservation.close()
         tasks = [*self._dialling.values(), *self._handling]
@@ -157,7 +188,7 @@ class Client:
             socket.abort()
         if self._timer is not None:
             self._timer.cancel()
-        await self._resolver.close()
+        await self._dialler.close()
 
     # For the parts above.
 
@@ -205,7 +236,7 @@ class Client:
         self.reservation_changed()
 
     def reservation_changed(self) -> None:
-        addresses = [address for one in self._reservations for address in one.reached_at]
+        addresses = [*self._announced, *(address for one in self._reservations for address in one.reached_at)]
         self.core.served.addresses = tuple(dict.fromkeys(addresses))
 
     def socket_opened(self, socket: Socket) -> None:
@@ -218,13 +249,14 @@ class Client:
 
     # Dialling.
 
+    def _parse(self, text: str) -> DialAddress:
+        try:
+            return parse_dial_address(text, onion=self._dialler.onions)
+        except DialAddressError as error:
+            raise AddressError(str(error)) from error
+
     async def _dial(self, address: DialAddress) -> PeerConnection:
-        found = [address]
-        if address.named:
-            try:
-                found = [_parse(text) for text in await self._resolver.resolve(str(_without_target(address)))]
-            except ResolveError as error:
-                raise DialError(str(error)) from error
+        found = await self._dialler.find(address)
         attempts = [partial(self._dial_ip, candidate, address.peer or candidate.peer) for candidate in found]
         connection: PeerConnection | None
         connection, _, failures = await staggered_race(attempts, ATTEMPT_DELAY)
@@ -234,15 +266,7 @@ class Client:
         raise DialError(f"cannot connect to {'; '.join(told[:4])}{' ...' if len(told) > 4 else ''}")
 
     async def _dial_ip(self, address: DialAddress, expected: PeerId | None) -> PeerConnection:
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, socket = await asyncio.get_running_loop().create_connection(
-                    lambda: Socket(self, expected), address.value, address.port
-                )
-        except TimeoutError:
-            raise DialError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
-        except OSError as error:
-            raise DialError(_reason(error)) from error
+        socket = await self._dialler.open(address, lambda: Socket(self, expected))
         connection = self._connection(socket.link)
         await connection.wait_ready()
         return connection
@@ -309,10 +333,11 @@ class Client:
 
 
 class Socket(asyncio.Protocol):
-    """The wire of one direct connection."""
+    """The wire of one connection that is not within another.  ``inbound``: the peer opened it."""
 
-    def __init__(self, client: Client, expected: PeerId | None) -> None:
+    def __init__(self, client: Client, expected: PeerId | None, *, inbound: bool = False) -> None:
         self._client = client
+        self._inbound = inbound
         self._expected = expected
         self._transport: asyncio.Transport | None = None
         self.link: PeerLink
@@ -320,9 +345,13 @@ class Socket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._client.socket_opened(self)
-        host, port, *_ = transport.get_extra_info("peername")
-        observed = encode_tcp(ipaddress.ip_address(host.partition("%")[0]), port)
-        self.link = self._client.core.attach(self, self._expected, self._client.now(), observed=observed)
+        observed = b""
+        if self._client.observes:
+            host, port, *_ = transport.get_extra_info("peername")
+            observed = encode_tcp(ipaddress.ip_address(host.partition("%")[0]), port)
+        self.link = self._client.core.attach(
+            self, self._expected, self._client.now(), observed=observed, inbound=self._inbound
+        )
         self._client.turn()
 
     def data_received(self, data: bytes) -> None:
@@ -362,17 +391,6 @@ class Socket(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-
-
-def _parse(text: str) -> DialAddress:
-    try:
-        return parse_dial_address(text)
-    except DialAddressError as error:
-        raise AddressError(str(error)) from error
-
-
-def _without_target(address: DialAddress) -> DialAddress:
-    return DialAddress(address.host, address.value, address.port, address.peer)
 
 
 def _reason(error: BaseException | None) -> str:

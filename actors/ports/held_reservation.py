@@ -46,6 +46,11 @@ class Reservation:
         self._keeping: asyncio.Task[None] | None = None
         self._change = asyncio.Event()
 
+    @property
+    def connection(self) -> PeerConnection | None:
+        """The one to the relay, as it was last."""
+        return self._connection
+
     async def changed(self) -> None:
         """Until it is granted again or an attempt fails."""
         await self._change.wait()

@@ -31,6 +31,20 @@ def test_read_and_written_the_same(text: str) -> None:
     assert str(parse_dial_address(text)) == text
 
 
+ONION = "/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:1234"
+
+
+def test_an_onion_is_dialled_only_where_it_may_be() -> None:
+    for text in (ONION, f"{ONION}/p2p/{PEER}"):
+        assert str(parse_dial_address(text, onion=True)) == text
+        with pytest.raises(DialAddressError, match="Tor"):
+            parse_dial_address(text)
+    assert parse_dial_address(f"{ONION}/p2p/{PEER}", onion=True).port == 1234
+    for text in (f"{ONION}/tcp/80", f"{ONION}/p2p/{RELAY}/p2p-circuit/p2p/{PEER}", ONION.replace(":1234", ":0")):
+        with pytest.raises(DialAddressError):
+            parse_dial_address(text, onion=True)
+
+
 def test_the_parts() -> None:
     address = parse_dial_address(f"/dns4/relay.example/tcp/443/p2p/{RELAY}/p2p-circuit/p2p/{PEER}")
     assert (address.host, address.value, address.port) == ("dns4", "relay.example", 443)

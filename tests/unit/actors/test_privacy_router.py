@@ -89,7 +89,19 @@ def test_high_goes_through_the_peers_relays_the_best_first() -> None:
     known = [relay(R2, 90.0, 0.01), relay(R3, 30.0)]
     found, problem = paths(Level.HIGH, BOB.bytes, [*CIRCUIT.values(), OWN, ONION], known, first)
     assert problem == ""
-    assert found == [Path((RelayAt(R2.bytes, (AT[R2],)),)), Path((RelayAt(R1.bytes, (AT[R1],)),))], "R3 was bad"
+    assert found == [Path((RelayAt(R2.bytes, (AT[R2],)),))], "R3 was bad, and that R1 is a relay only bob says"
+    found, problem = paths(Level.HIGH, BOB.bytes, [*CIRCUIT.values(), OWN, ONION], known, first, chosen=True)
+    assert found == [Path((RelayAt(R2.bytes, (AT[R2],)),)), Path((RelayAt(R1.bytes, (AT[R1],)),))]
+
+
+def test_a_peer_cannot_pass_its_own_machine_off_as_a_relay() -> None:
+    found, problem = paths(Level.HIGH, BOB.bytes, [CIRCUIT[R1]], [relay(R2)], first)
+    assert found == [] and "only the peer itself says" in problem
+
+
+def test_a_relay_that_takes_nobody_new_still_serves_those_who_are_there() -> None:
+    for one in (relay(R1, None, answer="full"), relay(R1, 90.0, load=1.0)):
+        assert len(paths(Level.HIGH, BOB.bytes, [CIRCUIT[R1]], [one], first)[0]) == 1
 
 
 def test_low_is_direct_and_falls_to_a_relay_only_when_that_is_allowed() -> None:
@@ -139,6 +151,7 @@ def test_no_level_is_ever_weakened(level: Level, offered: list[bytes], known: li
                 assert path == Path((), ONION)
             case Level.HIGH:
                 assert len(path.relays) == 1 and path.address == b"" and path.relays[0].peer != BOB.bytes
+                assert path.relays[0].peer in {one.peer for one in known}
             case Level.LOW:
                 assert relayed or not path.relays
                 assert path.address in (OWN, NAMED, b"")
@@ -151,8 +164,8 @@ def router() -> PrivacyRouter:
     return PrivacyRouter("privacy", "directory", bytes)
 
 
-def wanted(level: Level, *offered: bytes, relayed: bool = False) -> PathsWanted:
-    return PathsWanted(7, "me", level, BOB.bytes, offered, relayed)
+def wanted(level: Level, *offered: bytes) -> PathsWanted:
+    return PathsWanted(7, "me", level, BOB.bytes, offered, chosen=True)
 
 
 def test_for_a_relay_the_directory_is_asked_what_it_knows_and_nobody_else() -> None:

@@ -1,0 +1,168 @@
+"""How a client's connections are made: every one of them, and every look-up of a name, is a Dialler's.
+
+    TcpDialler     addresses and names, directly
+    RelayDialler   the same, but only to relays that were chosen: the client of privacy level High
+    TorDialler     onion addresses, through a SOCKS port of Tor's: the client of level Maximum
+
+So what a level forbids is refused in one place, whoever asks for it, and by whatever mistake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from secrets import token_hex
+from typing import Any, Final, Protocol, TypeVar
+
+from actors.dial_address import ONION, DialAddress, DialAddressError, parse_dial_address
+from actors.ports.connections import AddressError, DialError
+from actors.ports.resolver import ResolveError, Resolver
+from protocol.identity import PeerId
+
+#: Seconds for a connection to be made.  Tor has to build a circuit to the onion first.
+CONNECT_TIMEOUT: Final = 10.0
+TOR_TIMEOUT: Final = 60.0
+
+Wire = TypeVar("Wire", bound=asyncio.Protocol)
+
+
+class LevelRefused(DialError):
+    """The privacy level of this client forbids what was asked; the message says what to do."""
+
+
+class Dialler(Protocol):
+    """``onions``: whether an address may be an onion's."""
+
+    onions: bool
+
+    async def find(self, address: DialAddress) -> list[DialAddress]:
+        """Where ``address`` leads, names resolved.  DialError."""
+        ...
+
+    async def open(self, address: DialAddress, wire: Callable[[], Wire]) -> Wire:
+        """A connection to what :meth:`find` gave, as ``wire()`` has it.  DialError."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class TcpDialler:
+    """Directly."""
+
+    onions = False
+
+    def __init__(self, resolver: Resolver | None = None) -> None:
+        self._resolver = resolver or Resolver()
+
+    async def find(self, address: DialAddress) -> list[DialAddress]:
+        if address.host == ONION:
+            raise LevelRefused(f"{address.transport} is dialled by Tor alone: ask for the privacy level maximum")
+        if not address.named:
+            return [address]
+        asked = DialAddress(address.host, address.value, address.port, address.peer)
+        try:
+            return [parse_dial_address(text) for text in await self._resolver.resolve(str(asked))]
+        except ResolveError as error:
+            raise DialError(str(error)) from error
+        except DialAddressError as error:
+            raise AddressError(str(error)) from error
+
+    async def open(self, address: DialAddress, wire: Callable[[], Wire]) -> Wire:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                _, made = await asyncio.get_running_loop().create_connection(wire, address.value, address.port)
+                return made
+        except TimeoutError:
+            raise DialError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise DialError(_reason(error)) from error
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+class RelayDialler(TcpDialler):
+    """To relays that :meth:`allow` named, and to nobody else: whoever is talked to behind them never sees this IP."""
+
+    def __init__(self, resolver: Resolver | None = None) -> None:
+        super().__init__(resolver)
+        self._relays: set[PeerId] = set()
+
+    def allow(self, relays: Iterable[PeerId]) -> None:
+        """These were chosen as relays."""
+        self._relays.update(relays)
+
+    def forbid(self, peer: PeerId) -> None:
+        """``peer`` is somebody to be talked to: it is not dialled, though it be a relay too."""
+        self._relays.discard(peer)
+
+    async def find(self, address: DialAddress) -> list[DialAddress]:
+        # Before a name is looked up: the question alone would say who is looked for.
+        self._check(address)
+        return await super().find(address)
+
+    async def open(self, address: DialAddress, wire: Callable[[], Wire]) -> Wire:
+        if address.peer is not None:
+            self._check(address)
+        return await super().open(address, wire)
+
+    def _check(self, address: DialAddress) -> None:
+        if address.peer is None or address.peer not in self._relays:
+            raise LevelRefused(
+                f"{address} was not chosen as a relay: at the privacy level high nobody else is dialled directly"
+            )
+
+
+class TorDialler:
+    """``proxy``: HOST:PORT of Tor's SOCKS port.  Each dialler has streams of its own in Tor (IsolateSOCKSAuth): what
+    two of them do cannot be told to be one person's.  Nothing is ever dialled or looked up beside Tor."""
+
+    onions = True
+
+    def __init__(self, proxy: str = "127.0.0.1:9050") -> None:
+        host, _, port = proxy.rpartition(":")
+        if not host or not port.isdecimal():
+            raise AddressError(f"{proxy!r} is no HOST:PORT of Tor's SOCKS port (tor_socks)")
+        self._proxy = (host.strip("[]"), int(port))
+        self._isolation = token_hex(16)
+
+    async def find(self, address: DialAddress) -> list[DialAddress]:
+        if address.host != ONION or address.target is not None:
+            raise LevelRefused(
+                f"{address} is no onion address: at the privacy level maximum nothing else is dialled or looked up"
+            )
+        return [address]
+
+    async def open(self, address: DialAddress, wire: Callable[[], Wire]) -> Wire:
+        await self.find(address)
+        try:
+            from python_socks import ProxyError, ProxyTimeoutError, ProxyType
+            from python_socks.async_.asyncio import Proxy
+        except ImportError:
+            raise DialError("the privacy level maximum needs the extra tor: pip install 'descord-relay[tor]'") from None
+        host, port = self._proxy
+        proxy: Any = Proxy(ProxyType.SOCKS5, host, port, self._isolation, self._isolation, rdns=True)
+        try:
+            socket = await proxy.connect(f"{address.value}.onion", address.port, timeout=TOR_TIMEOUT)
+            _, made = await asyncio.get_running_loop().create_connection(wire, sock=socket)
+            return made
+        except ProxyTimeoutError:
+            raise DialError(f"Tor did not reach the onion within {TOR_TIMEOUT:g} s") from None
+        except ProxyError as error:
+            raise DialError(f"Tor could not reach the onion: {error}") from error
+        except OSError as error:
+            # Also where nothing listens there: that no Tor runs must not look like a peer that is away.
+            raise DialError(
+                f"Tor's SOCKS port {host}:{port} does not answer ({_reason(error)}): start Tor (on Debian: apt-get "
+                f"install tor), or say where it is (tor_socks)"
+            ) from error
+
+    async def close(self) -> None:
+        pass
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return str(error) or type(error).__name__

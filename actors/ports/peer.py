@@ -1,0 +1,397 @@
+"""A peer that talks to others at a privacy level, and is reached at one: for asyncio programs.
+
+    async with PrivateNode.start(settings) as node:                     # actors/private_node.py
+        async with Peer(identity, node, handlers={"/echo/1.0.0": echo}) as peer:
+            await peer.listen(Level.HIGH)                               # reached through relays, refreshed, replaced
+            stream = await peer.open(other, "/echo/1.0.0", level=Level.HIGH)
+
+PrivacyRouter says by which ways a peer is reached; this goes them, best first.  Each level has connections of its own,
+so that what is open at one is never used at another:
+
+    LOW        one client, that dials whatever it is told to
+    HIGH       one client, that dials chosen relays and nothing else
+    MAXIMUM    a client for each peer that is dialled, with a new peer id and its own circuits in Tor; one that listens
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Protocol
+
+from multiaddr import Multiaddr
+
+from actors.circuit_client import ClientPolicy
+from actors.ports.client import Client, Handler
+from actors.ports.connections import AddressError, ClientError, DialError, PeerConnection, PeerStream
+from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
+from actors.ports.host import random_bytes
+from actors.ports.reachable import Reachable
+from actors.ports.resolver import Resolver
+from actors.ports.tor import ONION_PORT, TorControl
+from actors.ports.whereabouts_client import ask_whereabouts
+from protocol.discovery_messages import Observed
+from protocol.identity import Identity, PeerId
+from protocol.privacy_messages import Level, Path, PathsTold, RelayAt, RelaysChosen
+
+log = logging.getLogger(__name__)
+
+#: Seconds in which the settings' and the network's relays are looked for.
+RELAY_SEARCH: Final = 10.0
+
+#: Relays that are asked where a peer is reached, one after the other.
+GUIDES: Final = 3
+
+
+class Router(Protocol):
+    """PrivacyRouter, and where what was seen of relays goes (actors/private_node.py)."""
+
+    async def paths(
+        self, level: Level, target: PeerId, offered: tuple[bytes, ...], *, chosen: bool, relayed: bool
+    ) -> PathsTold: ...
+
+    async def relays(self, level: Level, count: int, within: float, avoid: tuple[bytes, ...]) -> RelaysChosen: ...
+
+    def observe(self, seen: Observed) -> None: ...
+
+
+class NoPath(DialError):
+    """The peer cannot be reached at that level; the message says why.  Nothing less was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPolicy:
+    """``relays``: through how many others reach this peer at HIGH.  ``path_timeout``: seconds for one way to a peer.
+    ``tor_socks``, ``tor_control``: HOST:PORT of Tor's."""
+
+    relays: int = 2
+    path_timeout: float = 20.0
+    tor_socks: str = "127.0.0.1:9050"
+    tor_control: str = "127.0.0.1:9051"
+    client: ClientPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``offered``: binary multiaddrs at which it is said to be reached; none: they are to be looked for."""
+
+    peer: PeerId
+    offered: tuple[bytes, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """A peer id, or a multiaddr that ends in /p2p/PEER.  AddressError."""
+        if not text.startswith("/"):
+            try:
+                return cls(PeerId.parse(text))
+            except ValueError as error:
+                raise AddressError(f"{text!r} is no peer id: {error}") from error
+        head, separator, tail = text.rstrip("/").rpartition("/p2p/")
+        try:
+            peer = PeerId.parse(tail)
+            offered = Multiaddr(head).to_bytes() if head else b""
+        except Exception as error:  # multiaddr raises many types for one thing: it is no multiaddr
+            raise AddressError(f"{text!r} is no address that ends in /p2p/PEER") from error
+        if not separator:
+            raise AddressError(f"{text!r} does not say which peer is there: /p2p/PEER belongs at its end")
+        return cls(peer, (offered,) if offered else ())
+
+
+class Peer:
+    """See the module.  ``handlers``: by protocol, what is done with a stream that another peer opens (ports/client.py).
+    ``accepted``: told of each connection that another peer made."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        router: Router,
+        *,
+        handlers: Mapping[str, Handler] | None = None,
+        policy: PeerPolicy | None = None,
+        resolver: Callable[[], Resolver] = Resolver,
+        accepted: Callable[[PeerConnection], None] = lambda _: None,
+    ) -> None:
+        self.identity = identity
+        self.peer_id = identity.peer_id
+        self.policy = policy or PeerPolicy()
+        self._router = router
+        self._handlers = handlers or {}
+        self._resolver = resolver
+        self._accepted = accepted
+        self._low: Client | None = None
+        self._high: Client | None = None
+        self._relays = RelayDialler(resolver())
+        #: At MAXIMUM: by whom is dialled.
+        self._contexts: dict[PeerId, Client] = {}
+        self._onion: Client | None = None
+        self._tor = TorControl(self.policy.tor_control)
+        self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._reachable: Reachable | None = None
+        self._dialling: dict[tuple[Level, PeerId], asyncio.Task[PeerConnection]] = {}
+        self._watching: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Peer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self, target: str | PeerId, *protocols: str, level: Level, relayed: bool = False) -> PeerStream:
+        """A stream to ``target`` (see :meth:`connect`) for the first of ``protocols`` that it speaks.  NoPath,
+        ClientError."""
+        connection = await self.connect(target, level=level, relayed=relayed)
+        return await connection.open(*protocols)
+
+    async def connect(self, target: str | PeerId, *, level: Level, relayed: bool = False) -> PeerConnection:
+        """A connection to ``target``: the one that there is at that level, or a new one.
+
+        ``target``: a peer id, which is looked for through relays, or a multiaddr that ends in /p2p/PEER; a relay that
+        is named in it is then the caller's own choice.  ``relayed``: whether a relay will do at LOW.  NoPath."""
+        wanted = target if isinstance(target, PeerId) else None
+        at = Target(wanted) if wanted is not None else Target.parse(str(target))
+        if at.peer == self.peer_id:
+            raise NoPath(f"{at.peer} is this peer itself")
+        for connection in self._open_to(level, at.peer):
+            if relayed or level is not Level.LOW or connection.relay is None:
+                return connection
+        key = (level, at.peer)
+        task = self._dialling.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._reach(at, level, relayed))
+            self._dialling[key] = task
+            task.add_done_callback(lambda _: self._dialling.pop(key, None))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise DialError("the peer was closed while it dialled") from None
+            raise
+
+    async def dial_via_relay(self, target: str | PeerId, *protocols: str) -> PeerStream:
+        """A stream to ``target`` through a relay: at HIGH."""
+        return await self.open(target, *protocols, level=Level.HIGH)
+
+    async def select_relay(self, level: Level = Level.HIGH) -> RelayAt:
+        """The relay that would be used at ``level``.  NoPath: none will do, and the message says why."""
+        told = await self._router.relays(level, 1, RELAY_SEARCH, ())
+        if not told.relays:
+            raise NoPath(f"no relay for the privacy level {level}: {told.problem}")
+        return told.relays[0]
+
+    async def listen(self, level: Level, *, key: str = "") -> tuple[str, ...]:
+        """Be reached at ``level`` from now on; the addresses that others dial, as they are now (:attr:`addresses`).
+
+        HIGH: through relays, which are replaced when they fail.  MAXIMUM: at an onion of Tor's; ``key``: of a former
+        one (:attr:`onion_key`), b"": a new one.  NoPath, ClientError."""
+        match level:
+            case Level.HIGH:
+                if self._reachable is None:
+                    self._reachable = Reachable(
+                        self._client_high(), self._relays, self._router, self.identity, self.policy.relays
+                    )
+                await self._reachable.begin()
+            case Level.MAXIMUM:
+                await self._listen_at_onion(key)
+            case Level.LOW:
+                raise NoPath("to be reached directly is what a node with an open port is for: python -m actors.node")
+        return self.addresses
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Multiaddrs at which others reach this peer."""
+        found: list[str] = [] if self._reachable is None else list(self._reachable.addresses)
+        if self._onion is not None and self._onion_name:
+            found.append(f"/onion3/{self._onion_name}:{ONION_PORT}/p2p/{self.onion_peer}")
+        return tuple(found)
+
+    @property
+    def reachable(self) -> Reachable | None:
+        """How it is reached at HIGH; None: it is not."""
+        return self._reachable
+
+    _onion_name = ""
+    #: Tor's private key of the onion: whoever has it has the address.
+    onion_key = ""
+    #: Who is met there: another peer id than elsewhere, so that the two are not told to be one.
+    onion_peer: PeerId | None = None
+
+    async def close(self) -> None:
+        """Say good-bye and end."""
+        tasks = [*self._dialling.values(), *self._watching]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._reachable is not None:
+            await self._reachable.close()
+        for client in (self._low, self._high, self._onion, *self._contexts.values()):
+            if client is not None:
+                await client.close()
+        await self._tor.close()
+        if self._socket_folder is not None:
+            self._socket_folder.cleanup()
+
+    # Ways.
+
+    async def _reach(self, target: Target, level: Level, relayed: bool) -> PeerConnection:
+        offered, chosen = target.offered, bool(target.offered)
+        if not offered and level is Level.HIGH:
+            offered = await self._look_for(target.peer)
+        told = await self._router.paths(level, target.peer, offered, chosen=chosen, relayed=relayed)
+        if not told.paths:
+            raise NoPath(f"no way to {target.peer} at the privacy level {level}: {told.problem}")
+        failures = []
+        for path in told.paths:
+            try:
+                async with asyncio.timeout(self.policy.path_timeout if level is not Level.MAXIMUM else None):
+                    return await self._go(path, target.peer, level)
+            except TimeoutError:
+                failures.append(f"{_named(path)}: no answer within {self.policy.path_timeout:g} s")
+            except ClientError as error:
+                failures.append(f"{_named(path)}: {error}")
+        raise NoPath(f"no way to {target.peer} at the privacy level {level}: {'; '.join(failures[:4])}")
+
+    async def _go(self, path: Path, target: PeerId, level: Level) -> PeerConnection:
+        match level:
+            case Level.LOW if not path.relays:
+                return await self._client_low().connect(f"{Multiaddr(path.address)}/p2p/{target}")
+            case Level.LOW:
+                return await self._go_through(self._client_low(), path.relays[0], target)
+            case Level.HIGH:
+                if len(path.relays) != 1:  # PrivacyRouter never says so; if it did, an IP would be shown
+                    raise LevelRefused("a way without a relay is none at the privacy level high")
+                self._relays.allow([PeerId(path.relays[0].peer)])
+                self._relays.forbid(target)
+                return await self._go_through(self._client_high(), path.relays[0], target)
+            case Level.MAXIMUM:
+                context = self._contexts.get(target)
+                if context is None:
+                    context = Client(_fresh(), policy=self.policy.client, dialler=TorDialler(self.policy.tor_socks))
+                    self._contexts[target] = context
+                try:
+                    return await context.connect(f"{Multiaddr(path.address)}/p2p/{target}")
+                except BaseException:
+                    if not context.busy:
+                        del self._contexts[target]
+                        await context.close()
+                    raise
+
+    async def _go_through(self, client: Client, relay: RelayAt, target: PeerId) -> PeerConnection:
+        failure: ClientError | None = None
+        for address in relay.addresses:
+            try:
+                connection = await client.connect(
+                    f"{Multiaddr(address)}/p2p/{PeerId(relay.peer)}/p2p-circuit/p2p/{target}"
+                )
+            except DialError as error:
+                failure = error
+                continue
+            self._watch(connection, relay.peer)
+            return connection
+        self._router.observe(Observed(relay.peer, "circuit_failed"))
+        raise failure or DialError("the relay has no address")
+
+    def _watch(self, connection: PeerConnection, relay: bytes) -> None:
+        """A circuit counts for its relay when it has ended."""
+
+        async def watch() -> None:
+            await connection.wait_ended()
+            self._router.observe(Observed(relay, "circuit"))
+
+        task = asyncio.get_running_loop().create_task(watch())
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def _look_for(self, peer: PeerId) -> tuple[bytes, ...]:
+        """Where ``peer`` is reached, as relays know it: they ask the DHT, which does not see who asks."""
+        told = await self._router.relays(Level.HIGH, GUIDES, RELAY_SEARCH, ())
+        if not told.relays:
+            raise NoPath(f"no relay to ask where {peer} is reached: {told.problem}")
+        failures = []
+        for relay in told.relays:
+            try:
+                async with asyncio.timeout(self.policy.path_timeout):
+                    connection = await self.relay(relay)
+                    return (await ask_whereabouts(connection, peer, time.time())).addresses
+            except TimeoutError:
+                failures.append(f"{PeerId(relay.peer)}: no answer within {self.policy.path_timeout:g} s")
+            except ClientError as error:
+                failures.append(str(error))
+        raise NoPath(f"nobody says where {peer} is reached: {'; '.join(failures)}")
+
+    async def relay(self, relay: RelayAt) -> PeerConnection:
+        """A connection at HIGH to a relay that was chosen.  DialError."""
+        self._relays.allow([PeerId(relay.peer)])
+        failure: ClientError | None = None
+        for address in relay.addresses:
+            try:
+                return await self._client_high().connect(f"{Multiaddr(address)}/p2p/{PeerId(relay.peer)}")
+            except DialError as error:
+                failure = error
+        raise failure or DialError("the relay has no address")
+
+    # Clients.
+
+    def _open_to(self, level: Level, peer: PeerId) -> list[PeerConnection]:
+        client = {Level.LOW: self._low, Level.HIGH: self._high, Level.MAXIMUM: self._contexts.get(peer)}[level]
+        return [] if client is None else client.open_to(peer, relayed=level is Level.HIGH)
+
+    def _client_low(self) -> Client:
+        if self._low is None:
+            self._low = self._client(self.identity, TcpDialler(self._resolver()))
+        return self._low
+
+    def _client_high(self) -> Client:
+        if self._high is None:
+            self._high = self._client(self.identity, self._relays)
+        return self._high
+
+    def _client(self, identity: Identity, dialler: TcpDialler | TorDialler) -> Client:
+        return Client(
+            identity,
+            policy=self.policy.client,
+            dialler=dialler,
+            handlers=self._handlers,
+            accepted=self._accepted,
+        )
+
+    async def _listen_at_onion(self, key: str) -> None:
+        if self._onion is not None:
+            return
+        identity = _fresh()
+        client = self._client(identity, TorDialler(self.policy.tor_socks))
+        # Short: a unix socket's path has 108 bytes, and Tor, which may run as another user, must pass through to it.
+        folder = tempfile.TemporaryDirectory(prefix="descord-onion-", dir="/tmp")
+        try:
+            os.chmod(folder.name, 0o711)
+            socket = f"{folder.name}/{random_bytes(16).hex()}"
+            await client.listen_at(socket)
+            os.chmod(socket, 0o666)
+            name, self.onion_key = await self._tor.publish(socket, key)
+        except BaseException:
+            await client.close()
+            folder.cleanup()
+            raise
+        self._onion, self._socket_folder = client, folder
+        self._onion_name, self.onion_peer = name, identity.peer_id
+        client.announce([Multiaddr(f"/onion3/{name}:{ONION_PORT}").to_bytes()])
+
+
+def _fresh() -> Identity:
+    return Identity.from_seed(random_bytes(32))
+
+
+def _named(path: Path) -> str:
+    if path.relays:
+        return "through " + ", ".join(str(PeerId(relay.peer)) for relay in path.relays)
+    with contextlib.suppress(Exception):
+        return str(Multiaddr(path.address))
+    return "an address that is none"

@@ -1,0 +1,97 @@
+"""Onion services, by Tor's control port.
+
+Tor is a program of its own that somebody else looks after: it is asked to pass an onion's port on to a unix socket of
+ours, and forgets that when this connection to it ends.  stem is blocking, so it has a thread.
+
+Source: https://spec.torproject.org/control-spec (ADD_ONION, GETINFO status/bootstrap-phase).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from actors.ports.connections import ClientError
+
+if TYPE_CHECKING:
+    from stem.control import Controller
+
+#: The port of our onions: nobody else is at such an address, so it need tell nothing.
+ONION_PORT: Final = 4001
+
+#: Seconds for an onion's descriptor to be published.
+PUBLISH_TIMEOUT: Final = 120.0
+
+HOW: Final = "start Tor (on Debian: apt-get install tor) with ControlPort 9051 and CookieAuthentication 1 in its torrc"
+
+
+class TorError(ClientError):
+    """Tor is not there, not ready, or refused; the message says what to do."""
+
+
+class TorControl:
+    """``address``: HOST:PORT of Tor's control port."""
+
+    def __init__(self, address: str = "127.0.0.1:9051") -> None:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise TorError(f"{address!r} is no HOST:PORT of Tor's control port (tor_control)")
+        self._address = address
+        self._host, self._port = host.strip("[]"), int(port)
+        self._controller: Controller | None = None
+
+    async def publish(self, socket: str, key: str = "") -> tuple[str, str]:
+        """An onion whose port ONION_PORT leads to the unix socket at ``socket``, once others can find it.
+        (its name without .onion, its key: the same key is the same name).  TorError."""
+        return await asyncio.to_thread(self._publish, socket, key)
+
+    async def close(self) -> None:
+        """The onion is gone with it."""
+        if self._controller is not None:
+            await asyncio.to_thread(self._controller.close)
+            self._controller = None
+
+    def _publish(self, socket: str, key: str) -> tuple[str, str]:
+        controller = self._connected()
+        import stem
+
+        kind, _, content = key.partition(":") if key else ("NEW", "", "ED25519-V3")
+        try:
+            made: Any = controller.create_ephemeral_hidden_service(
+                {ONION_PORT: f"unix:{socket}"},
+                key_type=kind,
+                key_content=content,
+                await_publication=True,
+                timeout=PUBLISH_TIMEOUT,
+            )
+        except (stem.ControllerError, stem.Timeout, ValueError) as error:
+            raise TorError(f"Tor made no onion service: {error}") from error
+        return made.service_id, key or f"{made.private_key_type}:{made.private_key}"
+
+    def _connected(self) -> Controller:
+        if self._controller is not None and self._controller.is_alive():
+            return self._controller
+        try:
+            import stem
+            import stem.connection
+            from stem.control import Controller
+        except ImportError:
+            raise TorError("the privacy level maximum needs the extra tor: pip install 'descord-relay[tor]'") from None
+        try:
+            controller = Controller.from_port(self._host, self._port)
+        except stem.SocketError as error:
+            raise TorError(f"Tor's control port {self._address} does not answer: {HOW} ({error})") from error
+        try:
+            controller.authenticate()
+            phase = str(controller.get_info("status/bootstrap-phase"))
+        except (stem.ControllerError, stem.connection.AuthenticationFailure) as error:
+            controller.close()
+            raise TorError(f"Tor's control port {self._address} lets nobody in: {HOW} ({error})") from error
+        progress = re.search(r"PROGRESS=(\d+)", phase)
+        if progress is None or progress[1] != "100":
+            controller.close()
+            done = progress[1] if progress else "?"
+            raise TorError(f"Tor has not joined its network yet ({done}%): wait, or look at its log")
+        self._controller = controller
+        return controller

@@ -1,0 +1,69 @@
+"""What a peer that hides needs of a node: relays to choose from, what is known of them, PrivacyRouter.
+
+It listens to nobody, relays for nobody, announces nothing: a node as `descord-relay relays` has one where none runs
+(actors/lookout.py), for as long as the peer lives.  It has an identity of its own, so that who asks for relays cannot
+be told to be who is talked to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from actors.desk import DESK
+from actors.network_names import PRIVACY, REPUTATION
+from actors.node import Node
+from actors.ports.host import random_bytes
+from actors.settings import Settings
+from protocol.discovery_messages import Observed
+from protocol.identity import Identity, PeerId
+from protocol.privacy_messages import (
+    Level,
+    PathsTold,
+    PathsWanted,
+    RelaysChosen,
+    RelaysChosenWanted,
+)
+
+#: Seconds beyond those of a search in which PrivacyRouter answers.
+PATIENCE: Final = 5.0
+
+
+class PrivateNode:
+    """The Router of actors/ports/peer.py, by a node in this process."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    @classmethod
+    @asynccontextmanager
+    async def start(cls, settings: Settings) -> AsyncIterator[PrivateNode]:
+        """``settings``: as of actors.lookout.settings_to_look.  BindError."""
+        node = Node(settings, Identity.from_seed(random_bytes(32)), lambda event: None)
+        await node.start()
+        try:
+            yield cls(node)
+        finally:
+            await node.close()
+
+    async def paths(
+        self, level: Level, target: PeerId, offered: tuple[bytes, ...], *, chosen: bool, relayed: bool
+    ) -> PathsTold:
+        told = await self._node.desk.ask(
+            PRIVACY,
+            lambda number: PathsWanted(number, DESK, level, target.bytes, offered, chosen, relayed),
+            PATIENCE,
+        )
+        return told if isinstance(told, PathsTold) else PathsTold(0, (), "PrivacyRouter does not answer")
+
+    async def relays(self, level: Level, count: int, within: float, avoid: tuple[bytes, ...]) -> RelaysChosen:
+        told = await self._node.desk.ask(
+            PRIVACY,
+            lambda number: RelaysChosenWanted(number, DESK, level, count, within, avoid),
+            within + PATIENCE,
+        )
+        return told if isinstance(told, RelaysChosen) else RelaysChosen(0, (), "PrivacyRouter does not answer")
+
+    def observe(self, seen: Observed) -> None:
+        self._node.running().post(DESK, REPUTATION, seen)

@@ -1,0 +1,174 @@
+"""Peers that talk at a privacy level, through real relays: found, refused, replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from actors.lookout import settings_to_look
+from actors.ports.client import PeerConnection, PeerStream
+from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
+from actors.ports.peer import NoPath, Peer, PeerPolicy
+from actors.private_node import PrivateNode
+from protocol.identity import Identity, PeerId
+from protocol.privacy_messages import Level
+from tests.support.peers import seeded
+from tests.support.process import NodeProcess
+
+ECHO = "/test/echo/1.0.0"
+PATIENCE = 20.0
+
+
+async def echo(_: PeerConnection, stream: PeerStream) -> None:
+    while part := await stream.read():
+        await stream.write(part)
+
+
+@pytest.fixture
+def relays(tmp_path: Path) -> Iterator[Callable[[int], list[NodeProcess]]]:
+    started: list[NodeProcess] = []
+
+    def start(count: int) -> list[NodeProcess]:
+        for number in range(count):
+            started.append(
+                NodeProcess(tmp_path / f"relay-{number}", "--private-network", "on", "--mdns", "off",
+                            "--rate-limits", "off")
+            )  # fmt: skip
+        return started
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@asynccontextmanager
+async def peer(name: str, tmp_path: Path, relays: list[NodeProcess], *, keep: int = 2) -> AsyncIterator[Peer]:
+    environment = {
+        "DESCORD_RELAY_PUBLIC_RELAYS": ",".join(one.ready["addresses"][0] for one in relays),
+        "DESCORD_RELAY_PRIVATE_NETWORK": "on",
+        "DESCORD_RELAY_MDNS": "off",
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+    settings = dataclasses.replace(settings_to_look(environment, tmp_path / name))
+    (tmp_path / name).mkdir(exist_ok=True)
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(PrivateNode.start(settings))
+        identity = Identity.from_seed(seeded(name))
+        made = Peer(identity, node, handlers={ECHO: echo}, policy=PeerPolicy(relays=keep))
+        yield await stack.enter_async_context(made)
+
+
+async def echoed(stream: PeerStream, size: int = 1_000_000) -> None:
+    data = hashlib.shake_128(b"privacy").digest(size)
+
+    async def write() -> None:
+        await stream.write(data)
+        await stream.finish()
+
+    writing = asyncio.ensure_future(write())
+    assert await stream.read_exactly(size) == data
+    await writing
+
+
+async def test_a_peer_is_found_by_its_id_and_reached_through_its_relay(
+    relays: Callable[[int], list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(2)
+    async with asyncio.timeout(60), peer("bob", tmp_path, nodes) as bob, peer("alice", tmp_path, nodes) as alice:
+        await bob.listen(Level.HIGH)
+        assert bob.reachable is not None and len(bob.reachable.relays) == 2 and bob.reachable.copies >= 1
+        connection = await alice.connect(bob.peer_id, level=Level.HIGH)
+        assert connection.peer == bob.peer_id and connection.relay in bob.reachable.relays
+        await echoed(await connection.open(ECHO))
+        await echoed(await alice.dial_via_relay(str(bob.peer_id), ECHO), 1000)
+        said = await connection.identify()
+        assert said.observed_addr == b""
+        for address in said.listen_addrs:
+            assert address.endswith(b"\xa2\x02"), "only ways through relays are told"
+
+
+async def test_nobody_is_dialled_who_is_not_known_as_a_relay(
+    relays: Callable[[int], list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(2)
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes[1:], keep=1) as bob,
+        peer("alice", tmp_path, nodes[:1]) as alice,
+    ):
+        (address,) = await bob.listen(Level.HIGH)
+        with pytest.raises(NoPath, match="nobody says where"):
+            await alice.connect(bob.peer_id, level=Level.HIGH)
+        # Named whole, the relay is alice's own choice.
+        await echoed(await alice.open(address, ECHO, level=Level.HIGH))
+        for level in (Level.LOW, Level.MAXIMUM):
+            with pytest.raises(NoPath):
+                await alice.connect(address, level=level)
+        await echoed(await alice.open(address, ECHO, level=Level.LOW, relayed=True), 1000)
+        node = nodes[0].ready["addresses"][0]
+        with pytest.raises(NoPath, match="level high"):
+            await alice.connect(node, level=Level.HIGH)
+        assert (await alice.connect(node, level=Level.LOW)).relay is None
+
+
+async def test_another_relay_takes_the_place_of_one_that_is_lost(
+    relays: Callable[[int], list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(3)
+    async with asyncio.timeout(60), peer("bob", tmp_path, nodes) as bob, peer("alice", tmp_path, nodes) as alice:
+        await bob.listen(Level.HIGH)
+        assert bob.reachable is not None
+        before = set(bob.reachable.relays)
+        connection = await alice.connect(bob.peer_id, level=Level.HIGH)
+        lost = next(one for one in nodes if one.ready["peer_id"] == str(connection.relay))
+        lost.process.kill()
+        await connection.wait_ended()
+        async with asyncio.timeout(PATIENCE):
+            again = await alice.connect(bob.peer_id, level=Level.HIGH)
+            await echoed(await again.open(ECHO), 1000)
+            while len(bob.reachable.relays) < 2 or set(bob.reachable.relays) == before:
+                await bob.reachable.changed()
+        assert again.relay != PeerId.parse(lost.ready["peer_id"])
+        assert PeerId.parse(lost.ready["peer_id"]) not in bob.reachable.relays
+
+
+async def test_without_any_relay_high_is_an_error(tmp_path: Path) -> None:
+    async with peer("alice", tmp_path, []) as alice:
+        bob = Identity.from_seed(seeded("bob")).peer_id
+        with pytest.raises(NoPath, match="no relay"):
+            await alice.connect(bob, level=Level.HIGH)
+
+
+# The one place that every dial passes.
+
+
+async def test_what_a_level_forbids_is_refused_before_a_name_is_looked_up() -> None:
+    from actors.dial_address import parse_dial_address
+
+    relay, other = (Identity.from_seed(seeded(name)).peer_id for name in ("relay", "other"))
+    onion = "/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:1234"
+    high, maximum, low = RelayDialler(), TorDialler("127.0.0.1:9"), TcpDialler()
+    high.allow([relay])
+    for dialler, text in (
+        (high, f"/ip4/127.0.0.1/tcp/4001/p2p/{other}"),
+        (high, f"/dns4/bob.example/tcp/4001/p2p/{other}"),
+        (high, "/dnsaddr/bob.example"),
+        (high, "/ip4/127.0.0.1/tcp/4001"),
+        (high, onion),
+        (maximum, f"/ip4/127.0.0.1/tcp/4001/p2p/{relay}"),
+        (maximum, f"/dns4/bob.example/tcp/4001/p2p/{relay}"),
+        (maximum, f"/ip4/127.0.0.1/tcp/4001/p2p/{relay}/p2p-circuit/p2p/{other}"),
+        (low, onion),
+    ):
+        address = parse_dial_address(text, onion=True)
+        with pytest.raises(LevelRefused):
+            await dialler.find(address)
+    high.forbid(relay)
+    with pytest.raises(LevelRefused):
+        await high.find(parse_dial_address(f"/ip4/127.0.0.1/tcp/4001/p2p/{relay}"))
