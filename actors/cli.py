@@ -3,6 +3,9 @@
     descord-relay run [flags of python -m actors.node]
     descord-relay ping MULTIADDR          is a peer or relay there, directly or through a relay, and how far
     descord-relay reserve RELAY           be reached through a relay: prints the address that others dial
+    descord-relay expose SERVICE HOST:PORT    let peers reach a TCP service, at a privacy level
+    descord-relay forward LOCAL PEER SERVICE  a local port that leads to a peer's service
+    descord-relay socks LOCAL                 a local SOCKS port that leads to any peer's
     descord-relay id                      the peer id of a node's data folder
     descord-relay status                  what the node of a data folder does
     descord-relay contribution            what it did for others this month
@@ -22,12 +25,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Never
 
-from actors import cli_node, node
+from actors import cli_node, cli_peer, node
 from actors.circuit_client import ClientPolicy
 from actors.logs import configure_logging
 from actors.ports.client import AddressError, Client, ClientError, PeerConnection, Reservation, StreamError
@@ -46,7 +49,8 @@ EXIT_INTERRUPTED: Final = 130
 
 #: What a client takes from the settings; what is wrong with others is their node's affair.
 CLIENT_SETTINGS: Final = frozenset({"data_dir", "log_level", "handshake_timeout", "keepalive_interval",
-                                    "keepalive_timeout", "stream_timeout", "resolver_timeout"})  # fmt: skip
+                                    "keepalive_timeout", "stream_timeout", "resolver_timeout", "relays_kept",
+                                    "path_timeout", "tor_socks", "tor_control"})  # fmt: skip
 
 Print = Callable[[dict[str, Any], str], None]
 
@@ -77,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         "--interval", type=_seconds, default=1.0, metavar="SECONDS", help="time between two pings (default: 1)"
     )
     ping.add_argument("--json", action="store_true", help="one JSON object a line")
+    cli_peer.add_ping_flags(ping)
 
     reserve = commands.add_parser(
         "reserve",
@@ -95,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     )
     identity.add_argument("--data-dir", metavar="DIR", help="the node's data folder (default: as the node's)")
     identity.add_argument("--json", action="store_true", help="as a JSON object")
+    cli_peer.add_parsers(commands)
     cli_node.add_parsers(commands)
     return top
 
@@ -115,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.command in cli_node.COMMANDS:
             return cli_node.run(arguments, settings)
+        if arguments.command in cli_peer.COMMANDS:
+            return _run(cli_peer.run(arguments, settings, _printer(arguments.json)))
         if arguments.command == "ping":
             return _run(ping(arguments, settings))
         if arguments.data_dir:
@@ -139,8 +147,7 @@ async def ping(arguments: argparse.Namespace, settings: Settings) -> int:
     show = _printer(arguments.json)
     times: list[float] = []
     failed = 0
-    async with _client(settings, _new_identity()) as client:
-        connection = await client.connect(arguments.address)
+    async with _pinged(arguments, settings) as connection:
         agent = ""
         with contextlib.suppress(ClientError):
             agent = (await connection.identify(within=2.0)).agent_version
@@ -170,6 +177,16 @@ async def ping(arguments: argparse.Namespace, settings: Settings) -> int:
         text += f"; least {least:.2f} ms, mean {mean:.2f} ms, most {most:.2f} ms"
     show(summary, text)
     return 0 if times and not failed else EXIT_FAILED
+
+
+@contextlib.asynccontextmanager
+async def _pinged(arguments: argparse.Namespace, settings: Settings) -> AsyncIterator[PeerConnection]:
+    if arguments.privacy:
+        async with cli_peer.connected(arguments, settings, _new_identity()) as connection:
+            yield connection
+    else:
+        async with _client(settings, _new_identity()) as client:
+            yield await client.connect(arguments.address)
 
 
 async def reserve(arguments: argparse.Namespace, settings: Settings, identity: Identity) -> int:
@@ -223,6 +240,7 @@ def _path(connection: PeerConnection) -> dict[str, Any]:
     return {
         "peer": str(connection.peer),
         "relay": relay,
+        "onion": connection.onion,
         "limit_data": limit.data,
         "limit_duration": limit.duration,
     }
@@ -230,6 +248,8 @@ def _path(connection: PeerConnection) -> dict[str, Any]:
 
 def _path_line(connection: PeerConnection, agent: str) -> str:
     told = f" ({agent})" if agent.isprintable() and agent else ""
+    if connection.onion:
+        return f"{connection.peer}{told}, by Tor"
     if connection.relay is None:
         return f"{connection.peer}{told}, directly"
     return f"{connection.peer}{told}, through relay {connection.relay}, {_limit(connection.limit)}"

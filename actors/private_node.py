@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from actors import privacy_levels
 from actors.desk import DESK
 from actors.network_names import PRIVACY, REPUTATION
 from actors.node import Node
@@ -67,3 +68,21 @@ class PrivateNode:
 
     def observe(self, seen: Observed) -> None:
         self._node.running().post(DESK, REPUTATION, seen)
+
+
+class NoNode:
+    """The Router at MAXIMUM: nothing is asked of anybody, so a process that speaks to Tor alone needs no more."""
+
+    async def paths(
+        self, level: Level, target: PeerId, offered: tuple[bytes, ...], *, chosen: bool, relayed: bool
+    ) -> PathsTold:
+        if level is not Level.MAXIMUM:
+            return PathsTold(0, (), f"this peer speaks at {Level.MAXIMUM} alone")
+        found, problem = privacy_levels.paths(level, target.bytes, offered, (), lambda: 0.0)
+        return PathsTold(0, tuple(found), problem)
+
+    async def relays(self, level: Level, count: int, within: float, avoid: tuple[bytes, ...]) -> RelaysChosen:
+        return RelaysChosen(0, (), f"this peer speaks at {Level.MAXIMUM} alone")
+
+    def observe(self, seen: Observed) -> None:
+        pass

@@ -102,6 +102,10 @@ class Settings:
     resolver_timeout: float
     keepalive_interval: float
     keepalive_timeout: float
+    relays_kept: int
+    path_timeout: float
+    tor_socks: str
+    tor_control: str
     handover_timeout: float
     rate_limits: bool
     connection_rate_per_ip: float

@@ -292,6 +292,18 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("keepalive_timeout", "float", "s", 20.0,
         "Silence after that ping at which the peer counts as gone.", least=1, most=86_400),
 
+    Row("relays_kept", "int", "", 2,
+        "Relays through which others reach `descord-relay expose` at the privacy level high: when one is lost, the "
+        "other serves while a third is found.",
+        least=1, most=8),
+    Row("path_timeout", "float", "s", 20.0,
+        "Time that `descord-relay forward`, `socks` and `ping --privacy` have for one way to a peer before the next is "
+        "tried: a relay gives the target 15 s.",
+        least=1, most=600),
+    Row("tor_socks", "str", "", "127.0.0.1:9050", "HOST:PORT of Tor's SOCKS port, for the privacy level maximum."),
+    Row("tor_control", "str", "", "127.0.0.1:9051",
+        "HOST:PORT of Tor's control port, for being reached at the privacy level maximum."),
+
     Row("handover_timeout", "float", "s", 20.0,
         "Time that a process which takes over (SIGHUP) has for each step; then it is ended, and the old one goes on.",
         least=1, most=3600),

@@ -163,6 +163,11 @@ class PeerConnection:
         return self.link.relay.peer if self.link.relay is not None else None
 
     @property
+    def onion(self) -> bool:
+        """Whether it is by Tor."""
+        return not self._client.observes
+
+    @property
     def limit(self) -> Limit | None:
         """What the relay said it lets through; None: it named no limit."""
         return self.link.limit

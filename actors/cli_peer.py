@@ -1,0 +1,302 @@
+"""Commands of `descord-relay` that talk to a peer at a privacy level.
+
+descord-relay ping PEER --privacy high          by which way is it reached, and how far is that
+descord-relay expose SERVICE HOST:PORT          let peers reach a TCP service of this host
+descord-relay forward LOCAL PEER SERVICE        a local port that leads to a peer's service
+descord-relay socks LOCAL                       a local SOCKS port that leads to any peer's: PEER.LEVEL.descord
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from actors.circuit_client import ClientPolicy
+from actors.ports.connections import AddressError, ClientError, PeerConnection
+from actors.ports.peer import Peer, PeerPolicy
+from actors.ports.resolver import Resolver, ResolverPolicy
+from actors.ports.storage import load_or_create_identity
+from actors.ports.tunnels import Exposed, LocalPort, TunnelError, handlers, host_and_port
+from actors.settings import Settings, SettingsError
+from protocol.connection import ConnectionLimits
+from protocol.identity import Identity, PeerId
+from protocol.privacy_messages import Level
+
+COMMANDS: Final = ("expose", "forward", "socks")
+
+#: The folder of this user's identity as a peer, within that of nodes: another than a node's, which says where it is.
+FOLDER: Final = "peer"
+
+Print = Callable[[dict[str, Any], str], None]
+
+
+def add_parsers(commands: Any) -> None:
+    """Their flags."""
+    expose = commands.add_parser(
+        "expose",
+        help="let peers reach a TCP service of this host, at a privacy level",
+        description="Be reached at a privacy level, and pass what allowed peers send to SERVICE on to HOST:PORT. "
+        "Nobody is allowed unless you say so. Ends with Ctrl-C.",
+    )
+    expose.add_argument("service", metavar="SERVICE", help="its name; its port, such as 80, for those who use SOCKS")
+    expose.add_argument("address", metavar="HOST:PORT", help="where it listens, such as 127.0.0.1:8080")
+    expose.add_argument(
+        "--allow", nargs="+", default=[], metavar="PEER", help="peer ids that may connect; any: anybody may"
+    )
+    _privacy(expose, (Level.HIGH, Level.MAXIMUM))
+
+    forward = commands.add_parser(
+        "forward",
+        help="a local port that leads to a peer's service, at a privacy level",
+        description="Carry each connection to a local port to a service that PEER exposes. Ends with Ctrl-C.",
+    )
+    forward.add_argument("local", metavar="LOCAL", help="PORT or HOST:PORT to listen at; port 0 takes any")
+    forward.add_argument("peer", metavar="PEER", help="a peer id, or a multiaddr that ends in /p2p/PEER")
+    forward.add_argument("service", metavar="SERVICE", help="its name, as it was given to expose")
+    _privacy(forward, tuple(Level))
+
+    socks = commands.add_parser(
+        "socks",
+        help="a local SOCKS port that leads to any peer's services",
+        description="A SOCKS 5 port for programs that know nothing of libp2p: PEER.LEVEL.descord is the peer PEER at a "
+        "privacy level (low, high, maximum), and its port is the service. Ends with Ctrl-C.",
+    )
+    socks.add_argument("local", metavar="LOCAL", nargs="?", default="1081", help="PORT or HOST:PORT (default: 1081)")
+    for command in (expose, forward, socks):
+        command.add_argument(
+            "--data-dir",
+            metavar="DIR",
+            help="folder of this peer's identity (default: peer, in the node's data folder)",
+        )
+        command.add_argument("--json", action="store_true", help="one JSON object a line")
+    _relayed(forward)
+
+
+def add_ping_flags(ping: argparse.ArgumentParser) -> None:
+    """What ping takes for a privacy level."""
+    ping.add_argument(
+        "--privacy", choices=tuple(Level), help="reach PEER at this level, and by no other way; it may be a peer id"
+    )
+    _relayed(ping)
+
+
+def _privacy(command: argparse.ArgumentParser, levels: tuple[Level, ...]) -> None:
+    command.add_argument(
+        "--privacy",
+        choices=levels,
+        default=Level.HIGH,
+        help="high: through a relay; maximum: by Tor"
+        + ("; low: directly" if Level.LOW in levels else "")
+        + " (default: high)",
+    )
+
+
+def _relayed(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--relayed", action="store_true", help="at low: a relay will do where there is no direct way")
+
+
+def policy_of(settings: Settings) -> PeerPolicy:
+    """From the settings."""
+    limits = ConnectionLimits(
+        handshake_timeout=settings.handshake_timeout,
+        keepalive_interval=settings.keepalive_interval,
+        keepalive_timeout=settings.keepalive_timeout,
+    )
+    return PeerPolicy(
+        relays=settings.relays_kept,
+        path_timeout=settings.path_timeout,
+        tor_socks=settings.tor_socks,
+        tor_control=settings.tor_control,
+        client=ClientPolicy(stream_timeout=settings.stream_timeout, connection=limits),
+    )
+
+
+@contextlib.asynccontextmanager
+async def peer_of(
+    settings: Settings,
+    folder: Path,
+    level: Level | None,
+    identity: Identity,
+    exposed: dict[str, Exposed] | None = None,
+    told: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[Peer]:
+    """A peer, and the node beside it that knows relays.  ``level``: the only one that is used, None: any."""
+    # Only now: most commands need none of it.
+    from actors.lookout import settings_to_look
+    from actors.private_node import NoNode, PrivateNode
+
+    with _folder_of_node(folder) as place:
+        async with contextlib.AsyncExitStack() as stack:
+            if level is Level.MAXIMUM:
+                router: Any = NoNode()  # at maximum nothing is asked of anybody but Tor
+            else:
+                router = await stack.enter_async_context(PrivateNode.start(settings_to_look(os.environ, place)))
+            peer = Peer(
+                identity,
+                router,
+                handlers=handlers(exposed or {}, told),
+                policy=policy_of(settings),
+                resolver=lambda: Resolver(ResolverPolicy(timeout=settings.resolver_timeout)),
+            )
+            yield await stack.enter_async_context(peer)
+
+
+@contextlib.contextmanager
+def _folder_of_node(folder: Path) -> Iterator[Path]:
+    """``folder``, so that relays are remembered; another for the time being where a second process has it."""
+    with contextlib.ExitStack() as stack:
+        place = folder
+        if folder.is_dir():
+            lock = stack.enter_context((folder / "lock").open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="descord-relay-")))
+        else:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="descord-relay-")))
+        yield place
+
+
+async def run(arguments: argparse.Namespace, settings: Settings, show: Print) -> int:
+    """One of the commands, until it is cancelled.  ClientError, AddressError, SettingsError."""
+    folder = _folder(arguments, settings)
+    identity = load_or_create_identity(folder)
+
+    def told(text: str) -> None:
+        show({"event": "refused", "error": text}, text)
+
+    try:
+        match arguments.command:
+            case "expose":
+                await _expose(arguments, settings, folder, identity, show, told)
+            case "forward":
+                await _forward(arguments, settings, folder, identity, show, told)
+            case _:
+                host, port = host_and_port(arguments.local)
+                async with peer_of(settings, folder, None, identity) as peer:
+                    await _serve(LocalPort(peer, told), lambda local: local.socks(host, port), peer, show)
+    except TunnelError as error:
+        raise AddressError(str(error)) from error
+    return 0
+
+
+def _folder(arguments: argparse.Namespace, settings: Settings) -> Path:
+    return Path(arguments.data_dir).expanduser() if arguments.data_dir else settings.data_dir / FOLDER
+
+
+async def _expose(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    folder: Path,
+    identity: Identity,
+    show: Print,
+    told: Callable[[str], None],
+) -> None:
+    level = Level(arguments.privacy)
+    host, port = host_and_port(arguments.address)
+    allow: frozenset[PeerId] | None = None
+    if arguments.allow != ["any"]:
+        try:
+            allow = frozenset(PeerId.parse(text) for text in arguments.allow)
+        except ValueError as error:
+            raise TunnelError(f"--allow: {error}; or any, for anybody") from error
+        if level is Level.MAXIMUM:
+            raise TunnelError(
+                "at maximum each caller has a new peer id, so --allow can name nobody: with --allow any, whoever "
+                "knows the onion address may connect"
+            )
+    exposed = {arguments.service: Exposed(host, port, allow)}
+    async with peer_of(settings, folder, level, identity, exposed, told) as peer:
+        key = folder / "onion-key"
+        addresses = await peer.listen(level, key=_read(key) if level is Level.MAXIMUM else "")
+        if level is Level.MAXIMUM:
+            _write(key, peer.onion_key)
+        _show_exposed(show, arguments, peer, addresses)
+        if allow == frozenset():
+            told("nobody may connect: name those who may with --allow PEER ...")
+        with contextlib.suppress(asyncio.CancelledError):  # this is how it ends
+            while peer.reachable is not None:
+                before = peer.addresses
+                await peer.reachable.changed()
+                if peer.addresses != before:
+                    _show_exposed(show, arguments, peer, peer.addresses)
+            await asyncio.Event().wait()
+
+
+def _show_exposed(show: Print, arguments: argparse.Namespace, peer: Peer, addresses: tuple[str, ...]) -> None:
+    met = peer.onion_peer or peer.peer_id
+    event = {
+        "event": "exposed",
+        "service": arguments.service,
+        "peer_id": str(met),
+        "addresses": list(addresses),
+        "published": peer.reachable is not None and peer.reachable.copies > 0,
+    }
+    text = f"{arguments.service} is reached as {met}, privacy {arguments.privacy}; others may use\n"
+    if not addresses:
+        text = f"{arguments.service} is not reached now: {peer.reachable.problem if peer.reachable else ''}; trying on"
+    show(event, text + "\n".join(f"  {address}" for address in addresses))
+
+
+async def _forward(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    folder: Path,
+    identity: Identity,
+    show: Print,
+    told: Callable[[str], None],
+) -> None:
+    level = Level(arguments.privacy)
+    host, port = host_and_port(arguments.local)
+    async with peer_of(settings, folder, level, identity) as peer:
+
+        async def begin(local: LocalPort) -> None:
+            await local.forward(host, port, arguments.peer, arguments.service, level, relayed=arguments.relayed)
+
+        await _serve(LocalPort(peer, told), begin, peer, show)
+
+
+async def _serve(local: LocalPort, begin: Callable[[LocalPort], Any], peer: Peer, show: Print) -> None:
+    try:
+        await begin(local)
+    except OSError as error:
+        raise ClientError(f"the local port cannot be had: {error.strerror or error}") from error
+    host, port = local.address
+    show(
+        {"event": "listening", "host": host, "port": port, "peer_id": str(peer.peer_id)},
+        f"listening at {host}:{port}; this peer is {peer.peer_id}",
+    )
+    try:
+        with contextlib.suppress(asyncio.CancelledError):  # this is how it ends
+            await asyncio.Event().wait()
+    finally:
+        await local.close()
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    arguments: argparse.Namespace, settings: Settings, identity: Identity
+) -> AsyncIterator[PeerConnection]:
+    """For ping: the peer at the level that was asked for."""
+    level = Level(arguments.privacy)
+    async with peer_of(settings, settings.data_dir / FOLDER, level, identity) as peer:
+        yield await peer.connect(arguments.address, level=level, relayed=arguments.relayed)
+
+
+def _read(path: Path) -> str:
+    return path.read_text("ascii").strip() if path.exists() else ""
+
+
+def _write(path: Path, key: str) -> None:
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            file.write(key + "\n")
+    except OSError as error:
+        raise SettingsError(f"the onion's key cannot be kept at {path}: {error.strerror}") from error
