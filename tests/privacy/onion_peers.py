@@ -1,0 +1,161 @@
+"""Run by test_maximum.py in a network namespace: a private Tor network, and peers that talk by it alone.
+
+Writes what it found as a line of JSON.  The capture runs from when Tor is ready to when the last peer has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from multiaddr import Multiaddr
+
+from actors.dial_address import DialAddress
+from actors.ports.client import Client, ClientError, PeerConnection, PeerStream, StreamError
+from actors.ports.diallers import TorDialler
+from actors.ports.peer import NoPath, Peer, PeerPolicy
+from actors.private_node import NoNode
+from protocol.identity import Identity
+from protocol.privacy_messages import Level
+from tests.support.peers import seeded
+from tests.support.private_tor import PrivateTorNetwork
+
+ECHO = "/test/echo/1.0.0"
+TIMES = 5
+
+
+async def converse(network: PrivateTorNetwork) -> dict[str, Any]:
+    seen: list[str] = []
+    observed: list[str] = []
+
+    async def echo(connection: PeerConnection, stream: PeerStream) -> None:
+        seen.append(str(connection.peer))
+        observed.append((await connection.identify()).observed_addr.hex())
+        while data := await stream.read():
+            await stream.write(data)
+
+    dialling, hosting = network.clients
+    at_dialler = PeerPolicy(tor_socks=f"127.0.0.1:{dialling.socks_port}")
+    at_host = PeerPolicy(tor_socks=f"127.0.0.1:{hosting.socks_port}", tor_control=f"127.0.0.1:{hosting.control_port}")
+    alice = Identity.from_seed(seeded("alice"))
+    found: dict[str, Any] = {"alice": str(alice.peer_id), "seconds": []}
+    async with Peer(Identity.from_seed(seeded("bob")), NoNode(), handlers={ECHO: echo}, policy=at_host) as bob:
+        (onion,) = await bob.listen(Level.MAXIMUM)
+        found |= {"bob": str(bob.peer_id), "onion_peer": str(bob.onion_peer), "onion": onion.partition("/p2p/")[0]}
+        data = bytes(range(250)) * 4000
+        for number in range(TIMES):
+            async with Peer(alice, NoNode(), policy=at_dialler) as peer:
+                began = time.monotonic()
+                async with asyncio.timeout(120):
+                    while True:
+                        try:
+                            stream = await peer.open(onion, ECHO, level=Level.MAXIMUM)
+                            break
+                        except NoPath:
+                            if number:  # the first waits until the onion's descriptor is everywhere
+                                raise
+                            began = time.monotonic()
+                found["seconds"].append(time.monotonic() - began)
+                connection = await peer.connect(onion, level=Level.MAXIMUM)
+                said = await connection.identify()
+                found["listening"] = [str(Multiaddr(one)) for one in said.listen_addrs]
+                writing = asyncio.ensure_future(stream.write(data))
+                found["echoed"] = len(await stream.read_exactly(len(data)))
+                await writing
+                if number == TIMES - 1:
+                    found["after_kill"] = await without_tor(network, peer, stream, onion)
+    return found | {"seen": seen, "observed": sorted(set(observed))}
+
+
+async def without_tor(network: PrivateTorNetwork, peer: Peer, stream: PeerStream, onion: str) -> list[str]:
+    """What becomes of a stream when Tor is killed, and of the next one."""
+    tor = network.clients[0].proc
+    assert tor is not None
+    tor.kill()
+    told = []
+    try:
+        async with asyncio.timeout(20):
+            while True:
+                await stream.read_exactly(1)
+    except StreamError:
+        told.append("stream")
+    try:
+        await peer.open(onion, ECHO, level=Level.MAXIMUM)
+    except NoPath as error:
+        told.append("start Tor" if "start Tor" in str(error) else str(error))
+    return told
+
+
+class DiallingDirectly(TorDialler):
+    """A leak that the capture must show: the address is tried without Tor first."""
+
+    async def open(self, address: DialAddress, wire: Callable[[], Any]) -> Any:
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().create_connection(asyncio.Protocol, "127.0.0.1", 4001)
+        return await super().open(address, wire)
+
+
+class LookingUpNames(TorDialler):
+    """Another one: the name is looked up."""
+
+    async def open(self, address: DialAddress, wire: Callable[[], Any]) -> Any:
+        asked, dns = asyncio.get_running_loop(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        dns.setblocking(False)
+        await asked.sock_sendto(dns, b"where is it?", ("127.0.0.1", 53))
+        dns.close()
+        return await super().open(address, wire)
+
+
+async def leak(dialler: type[TorDialler], network: PrivateTorNetwork) -> None:
+    nobody = "/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:4001"
+    async with Client(
+        Identity.from_seed(seeded("leaky")), dialler=dialler(f"127.0.0.1:{network.clients[0].socks_port}")
+    ) as client:
+        with contextlib.suppress(ClientError, TimeoutError):
+            async with asyncio.timeout(3):
+                await client.connect(nobody)
+
+
+@contextlib.contextmanager
+def captured(pcap: Path) -> Iterator[None]:
+    capture = subprocess.Popen(
+        ["tcpdump", "-i", "any", "-n", "-U", "-B", "65536", "-Z", "root", "--immediate-mode", "-w", str(pcap)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert capture.stderr is not None
+    while "listening on" not in capture.stderr.readline():
+        pass
+    try:
+        yield
+    finally:
+        capture.send_signal(signal.SIGINT)
+        capture.communicate(timeout=20)
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    with PrivateTorNetwork(identity_dir=Path.home() / ".cache" / "descord-relay-ci" / "tor-keys") as network:
+        network.wait_ready()
+        for dialler in (DiallingDirectly, LookingUpNames):
+            with captured(folder / f"{dialler.__name__}.pcap"):
+                asyncio.run(leak(dialler, network))
+        with captured(folder / "all.pcap"):
+            found = asyncio.run(converse(network))
+        ports = [port for node in network.nodes
+                 for port in (node.control_port, node.or_port, node.dir_port, node.socks_port) if port]  # fmt: skip
+    print(json.dumps({**found, "tor_ports": ports}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

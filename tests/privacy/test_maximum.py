@@ -1,0 +1,115 @@
+"""Maximum: two peers by Tor, on a private Tor network in a network namespace; every packet that leaves is captured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.privacy.packets import Packet, packets
+from tests.support.lan import require_namespaces
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def require(*programs: str) -> None:
+    """Skip, loudly, where one is missing; in CI that fails."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if not missing:
+        return
+    told = f"NOT SHOWN, missing: {', '.join(missing)} (Debian: apt-get install tor tcpdump)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(told, pytrace=False)
+    pytest.skip(told)
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, object], Path]]:
+    """(what the peers in onion_peers.py found, the folder with captures of all packets of their namespace)."""
+    require_namespaces()
+    require("tor", "tor-gencert", "tcpdump")
+    folder = tmp_path_factory.mktemp("maximum")
+    namespace = f"descord-tor{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", namespace], check=True)
+    try:
+        subprocess.run(["ip", "-n", namespace, "link", "set", "lo", "up"], check=True)
+        done = subprocess.run(
+            ["ip", "netns", "exec", namespace, sys.executable, "-m", "tests.privacy.onion_peers", str(folder)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            timeout=400,
+            check=False,
+        )
+        assert done.returncode == 0
+        yield json.loads(done.stdout.splitlines()[-1]), folder
+    finally:
+        subprocess.run(["ip", "netns", "del", namespace], check=True)
+
+
+def test_a_stream_by_onion(said: tuple[dict[str, object], Path]) -> None:
+    found, _ = said
+    assert found["echoed"] == 1_000_000
+    assert sorted(found["seconds"])[2] < 2.0  # type: ignore[call-overload]
+
+
+def test_each_context_is_another_peer(said: tuple[dict[str, object], Path]) -> None:
+    found, _ = said
+    seen = found["seen"]
+    assert isinstance(seen, list) and len(seen) == len(set(seen)) == 5
+    assert not {found["alice"], found["bob"]} & {*seen, found["onion_peer"]}
+
+
+def test_identify_tells_the_onion_and_observes_nothing(said: tuple[dict[str, object], Path]) -> None:
+    found, _ = said
+    assert found["observed"] == [""]
+    assert found["listening"] == [found["onion"]]
+
+
+def leaks(pcap: Path, tor_ports: object) -> list[Packet]:
+    """Packets that open a connection to anything but Tor, or belong to none: look-ups of names, multicast."""
+    ports = set(tor_ports)  # type: ignore[call-overload]
+    return [one for one in packets(pcap) if one.protocol != "tcp" or (one.opens and one.destination_port not in ports)]
+
+
+def test_no_packet_goes_anywhere_but_to_tor(said: tuple[dict[str, object], Path]) -> None:
+    found, folder = said
+    seen = packets(folder / "all.pcap")
+    assert len(seen) > 1000 and len([one for one in seen if one.opens]) >= 5, "the capture has the traffic"
+    assert leaks(folder / "all.pcap", found["tor_ports"]) == []
+
+
+def test_a_leak_that_is_planted_is_seen(said: tuple[dict[str, object], Path]) -> None:
+    found, folder = said
+    (direct,) = leaks(folder / "DiallingDirectly.pcap", found["tor_ports"])
+    assert direct.opens and direct.destination_port == 4001
+    names = leaks(folder / "LookingUpNames.pcap", found["tor_ports"])
+    assert [one.destination_port for one in names if one.protocol == "udp"] == [53]
+
+
+def test_tor_killed_in_mid_stream_is_an_error_and_no_packet(said: tuple[dict[str, object], Path]) -> None:
+    found, _ = said
+    assert found["after_kill"] == ["stream", "start Tor"], "the stream broke, and the next said how to start Tor"
+
+
+async def test_without_tor_the_error_says_how_to_start_it() -> None:
+    from actors.ports.peer import NoPath, Peer, PeerPolicy
+    from actors.ports.tor import TorError
+    from actors.private_node import NoNode
+    from protocol.identity import Identity
+    from protocol.privacy_messages import Level
+
+    policy = PeerPolicy(tor_socks="127.0.0.1:1", tor_control="127.0.0.1:1")
+    other = Identity.from_seed(bytes(31) + b"\1").peer_id
+    async with asyncio.timeout(20), Peer(Identity.from_seed(bytes(32)), NoNode(), policy=policy) as peer:
+        onion = f"/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:4001/p2p/{other}"
+        with pytest.raises(NoPath, match="start Tor"):
+            await peer.connect(onion, level=Level.MAXIMUM)
+        with pytest.raises(TorError, match="start Tor"):
+            await peer.listen(Level.MAXIMUM)
