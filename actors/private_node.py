@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from actors import privacy_levels
@@ -41,6 +42,8 @@ class PrivateNode:
     @asynccontextmanager
     async def start(cls, settings: Settings) -> AsyncIterator[PrivateNode]:
         """``settings``: as of actors.lookout.settings_to_look.  BindError."""
+        # Whoever is on the same network need not hear that somebody looks for relays, nor a router that one is here.
+        settings = replace(settings, mdns=False, port_mapping=False)
         node = Node(settings, Identity.from_seed(random_bytes(32)), lambda event: None)
         await node.start()
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,20 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.privacy.packets import Packet, packets
+from tests.privacy.requirements import require
 from tests.support.lan import require_namespaces
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-def require(*programs: str) -> None:
-    """Skip, loudly, where one is missing; in CI that fails."""
-    missing = [program for program in programs if shutil.which(program) is None]
-    if not missing:
-        return
-    told = f"NOT SHOWN, missing: {', '.join(missing)} (Debian: apt-get install tor tcpdump)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(told, pytrace=False)
-    pytest.skip(told)
 
 
 @pytest.fixture(scope="module")

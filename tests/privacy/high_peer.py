@@ -1,0 +1,113 @@
+"""Run by test_high.py on a host of its own: our peer at the privacy level High, and all that it decrypts.
+
+Commands come a line each, answers go out as JSON.  ``--leak`` makes it do what it must not, for the tests to catch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from actors.lookout import settings_to_look
+from actors.ports.client import PeerConnection, PeerStream
+from actors.ports.peer import Peer
+from actors.private_node import PrivateNode
+from protocol.addresses import encode_tcp
+from protocol.connection import Connection
+from protocol.identity import Identity
+from protocol.privacy_messages import Level
+from protocol.yamux import DataReceived
+from tests.support.peers import seeded
+
+HALF_CLOSE = "/descord-interop/halfclose/1.0.0"
+
+
+async def answer(_: PeerConnection, stream: PeerStream) -> None:
+    received = bytearray()
+    while part := await stream.read():
+        received += part
+    await stream.write(received)
+    await stream.finish()
+
+
+def record(path: Path) -> None:
+    """Every byte of every stream that any connection of this process decrypts, to ``path``."""
+    file = path.open("wb", buffering=0)
+    original = Connection.next_event
+
+    def next_event(self: Connection) -> Any:
+        event = original(self)
+        if isinstance(event, DataReceived):
+            file.write(bytes(event.data))
+        return event
+
+    Connection.next_event = next_event  # type: ignore[method-assign]
+
+
+def plant(leak: str, own: str, other: str, peer: Peer) -> None:
+    if leak == "identify":
+        peer._client_high().announce([encode_tcp(ip_address(own), 4001)])
+    elif leak == "direct":
+        with socket.socket() as direct:
+            direct.setblocking(False)
+            with contextlib.suppress(BlockingIOError, OSError):
+                direct.connect((other, 4001))
+    elif leak in ("dns", "mdns"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking, contextlib.suppress(OSError):
+            asking.sendto(b"where?", (other, 53) if leak == "dns" else ("224.0.0.251", 5353))
+
+
+async def run(arguments: argparse.Namespace) -> None:
+    folder = Path(arguments.folder)
+    record(folder / "decrypted")
+    environment = {
+        "DESCORD_RELAY_PUBLIC_RELAYS": arguments.relay,
+        "XDG_CONFIG_HOME": str(folder),
+    }
+    identity = Identity.from_seed(seeded(arguments.name))
+    async with (
+        PrivateNode.start(settings_to_look(environment, folder)) as node,
+        Peer(identity, node, handlers={HALF_CLOSE: answer}) as peer,
+    ):
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        say({"peer_id": str(peer.peer_id)})
+        while line := await reader.readline():
+            command, *words = line.decode().split()
+            if command == "listen":
+                addresses = await peer.listen(Level.HIGH)
+                plant(arguments.leak, arguments.own, arguments.other, peer)
+                say({"addresses": addresses})
+            else:
+                plant(arguments.leak, arguments.own, arguments.other, peer)
+                connection = await peer.connect(words[0], level=Level.HIGH)
+                await connection.identify()
+                stream = await connection.open(HALF_CLOSE)
+                data = os.urandom(300_000)
+                await stream.write(data)
+                await stream.finish()
+                say({"relay": str(connection.relay), "echoed": await stream.read_exactly(len(data)) == data})
+
+
+def say(event: dict[str, Any]) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("name", "folder", "relay", "own", "other"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--leak", default="")
+    asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

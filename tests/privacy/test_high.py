@@ -1,0 +1,188 @@
+"""High: alice and bob reach only the relay, and neither learns where the other is.
+
+Three hosts in network namespaces (tests/support/netlab.py), a capture on each.  Of every pair that has one end of ours:
+no packet passes between our host and any but the relay, and our address is in nothing that the other end was told or
+decrypted.  Each leak that is planted must be seen, or these tests show nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.interop.peer import Peer as Other
+from tests.privacy.packets import Packet, packets
+from tests.privacy.requirements import require
+from tests.support.lan import require_namespaces
+from tests.support.netlab import NetLab
+from tests.support.process import PATIENCE, REPOSITORY, readable
+
+IMPLEMENTATIONS = ("go", "rust", "js", "py")
+StartPeer = Callable[..., Other]
+
+
+class Ours:
+    """high_peer.py on a host of the lab."""
+
+    def __init__(self, lab: NetLab, name: str, folder: Path, relay: str, other: str, leak: str) -> None:
+        self.folder = folder
+        folder.mkdir()
+        command = [sys.executable, "-m", "tests.privacy.high_peer", "--name", name, "--folder", str(folder),
+                   "--relay", relay, "--own", lab.ip(name), "--other", lab.ip(other), "--leak", leak]  # fmt: skip
+        pipe = subprocess.PIPE
+        self.process = lab.popen(name, command, cwd=REPOSITORY, stdin=pipe, stdout=pipe, bufsize=0)
+        self.peer_id = self.answer()["peer_id"]
+
+    def ask(self, *words: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(" ".join(words).encode() + b"\n")
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        return line_of(self.process)
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(PATIENCE) == 0
+
+    def decrypted(self) -> bytes:
+        return (self.folder / "decrypted").read_bytes()
+
+
+def line_of(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    assert process.stdout is not None
+    assert readable(PATIENCE * 2, process.stdout), "it said nothing"
+    line = process.stdout.readline()
+    assert line, f"it ended with {process.wait()}"
+    return dict(json.loads(line))
+
+
+class Scene:
+    """A relay, and captures at alice's and bob's."""
+
+    def __init__(self, lab: NetLab, folder: Path, relay: dict[str, Any]) -> None:
+        self.lab, self.folder = lab, folder
+        self.relay: str = relay["addresses"][0]
+        self.relay_id: str = relay["peer_id"]
+
+    def ours(self, name: str, leak: str = "") -> Ours:
+        return Ours(self.lab, name, self.folder / name, self.relay, "bob" if name == "alice" else "alice", leak)
+
+    def strays(self, host: str) -> list[Packet]:
+        """Packets between ``host`` and anybody but the relay.  What the kernel says by itself in IPv6 to find its own
+        network (ICMP of link-local addresses) is none of ours."""
+        own, relay = self.lab.ip(host), self.lab.ip("relay")
+        seen = packets(self.folder / f"{host}.pcap")
+        assert len([one for one in seen if one.data]) > 50, "the capture has the traffic"
+        return [
+            one
+            for one in seen
+            if {one.source, one.destination} not in ({own, relay}, {own}, {"127.0.0.1"})
+            and not (one.protocol in ("icmp", "0") and ":" in one.source)
+        ]
+
+    def names(self, host: str, data: bytes) -> bool:
+        """Whether ``data`` says where ``host`` is: in text, or in a binary multiaddr."""
+        address = self.lab.ip(host)
+        return address.encode() in data or b"\x04" + socket.inet_aton(address) in data
+
+    def told_on_wire(self, host: str, by: str) -> bool:
+        """Whether an address of ``host`` stands in what was captured at ``by``: as an end of a packet, or in clear."""
+        address = socket.inet_aton(self.lab.ip(host))
+        return any(
+            address in one.data[:20] or self.names(host, one.data) for one in packets(self.folder / f"{by}.pcap")
+        )
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Callable[[], Any]]:
+    require_namespaces()
+    require("tcpdump", "nft")
+
+    @contextmanager
+    def make() -> Iterator[Scene]:
+        with ExitStack() as stack:
+            lab = stack.enter_context(NetLab(prefix=f"priv{os.getpid()}-"))
+            command = [sys.executable, "-m", "actors.node", "--json", "--data-dir", str(tmp_path / "relay"),
+                       "--listen", "/ip4/1.2.3.4/tcp/4001", "--assume-reachable", "on", "--mdns", "off",
+                       "--port-mapping", "off"]  # fmt: skip
+            environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
+            relay = lab.popen("relay", command, cwd=REPOSITORY, stdout=subprocess.PIPE, bufsize=0, env=environment)
+            made = Scene(lab, tmp_path, line_of(relay))
+            for host in ("alice", "bob"):
+                stack.enter_context(lab.capture(host, path=tmp_path / f"{host}.pcap"))
+            yield made
+
+    yield make
+
+
+def test_between_two_of_ours(scene: Callable[[], Any]) -> None:
+    with scene() as here:
+        bob, alice = here.ours("bob"), here.ours("alice")
+        assert here.relay_id in bob.ask("listen")["addresses"][0]
+        said = alice.ask("dial", bob.peer_id)
+        assert said == {"relay": here.relay_id, "echoed": True}
+        alice.end()
+        bob.end()
+    for one, other, peer in (("alice", "bob", bob), ("bob", "alice", alice)):
+        assert here.strays(one) == []
+        assert not here.told_on_wire(one, by=other)
+        assert len(peer.decrypted()) > 300_000 and not here.names(one, peer.decrypted())
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_ours_dials_and_is_not_seen(implementation: str, scene: Callable[[], Any], start_peer: StartPeer) -> None:
+    with scene() as here:
+        bob = start_peer(implementation, within=here.lab.command("bob", []))
+        bob.call("reserve", relay=here.relay)
+        alice = here.ours("alice")
+        said = alice.ask("dial", f"{here.relay}/p2p-circuit/p2p/{bob.peer_id}")
+        assert said == {"relay": here.relay_id, "echoed": True}
+        known = bob.call("identify", peer=alice.peer_id)
+        where = bob.call("connections")
+        alice.end()
+    assert here.strays("alice") == []
+    assert not here.told_on_wire("alice", by="bob")
+    assert known["protocols"], "bob knows who alice says that she is"
+    assert not here.names("alice", json.dumps([known, where]).encode())
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_ours_is_dialled_and_not_seen(implementation: str, scene: Callable[[], Any], start_peer: StartPeer) -> None:
+    with scene() as here:
+        bob = here.ours("bob")
+        bob.ask("listen")
+        alice = start_peer(implementation, within=here.lab.command("alice", []))
+        alice.call("connect", addr=f"{here.relay}/p2p-circuit/p2p/{bob.peer_id}")
+        assert alice.call("echo_half_close", peer=bob.peer_id, bytes=200_000)["equal"] is True
+        known = alice.call("identify", peer=bob.peer_id)
+        where = alice.call("connections")
+        bob.end()
+    assert here.strays("bob") == []
+    assert not here.told_on_wire("bob", by="alice")
+    assert known["listen_addrs"], "alice knows by which ways bob says that he is reached"
+    assert not here.names("bob", json.dumps([known, where]).encode())
+
+
+@pytest.mark.parametrize("leak", ["identify", "direct", "dns", "mdns"])
+def test_a_leak_that_is_planted_is_seen(leak: str, scene: Callable[[], Any]) -> None:
+    with scene() as here:
+        bob, alice = here.ours("bob"), here.ours("alice", leak)
+        bob.ask("listen")
+        alice.ask("dial", bob.peer_id)
+        alice.end()
+        bob.end()
+    if leak == "identify":
+        assert here.names("alice", bob.decrypted())
+    else:
+        assert here.strays("alice") != []
