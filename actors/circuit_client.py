@@ -21,6 +21,7 @@ from actors.client_streams import (
     ByteStream,
     Carrier,
     ClientOwner,
+    ExtendRequest,
     HopRequest,
     Proposal,
     StopAnswer,
@@ -34,7 +35,7 @@ from actors.inbound_streams import (
 )
 from actors.peer_link import PeerLink, Refusal, Wire, link_of
 from actors.served_protocols import Handler, ServedProtocols, ask_identity
-from protocol import identify, relay_hop, relay_stop
+from protocol import extend, identify, relay_hop, relay_stop
 from protocol.arena import Arena
 from protocol.connection import Connection, ConnectionLimits, Multiplexed, State
 from protocol.envelope import open_voucher
@@ -65,6 +66,7 @@ Connected = Callable[[PeerLink | Refusal], None]
 class CircuitClient:
     """See the module.  ``randomness(n)``: n random bytes.  ``handlers``: by protocol, what is done with a stream that
     a peer opens.  ``accepted``: told of each connection that came through a relay, when its peer has proved itself.
+    ``hop``: who we are to relays that only lead to others, so that these cannot be told who we are to the last one.
     Every method takes the time; :meth:`flush` is to be called after it, and :meth:`handle_deadline` when due.
     """
 
@@ -74,6 +76,7 @@ class CircuitClient:
         static: StaticKey,
         randomness: Callable[[int], bytes],
         *,
+        hop: StaticKey | None = None,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerLink], None] = lambda _: None,
     ) -> None:
@@ -81,6 +84,7 @@ class CircuitClient:
         self.peer_id = static.identity.peer_id
         self.links: set[PeerLink] = set()
         self._static = static
+        self._passing = hop or static
         self._randomness = randomness
         self._accepted = accepted
         self._arena = Arena()
@@ -88,7 +92,7 @@ class CircuitClient:
         self._deadlines = Deadlines()
         self._now = 0.0
         self._ended: list[PeerLink] = []
-        self.served = ServedProtocols(static.identity, handlers or {}, self._incoming)
+        self.served = ServedProtocols(handlers or {}, self._incoming)
 
     # Connections.
 
@@ -97,7 +101,7 @@ class CircuitClient:
     ) -> PeerLink:
         """We dialled, or were dialled (``inbound``), and ``wire`` carries what is said.  ``expected``: who must
         answer.  ``observed``: where we see the peer, a binary multiaddr; b"": it is not told."""
-        link = self._link(now, expected, inbound=inbound)
+        link = self._link(now, expected, inbound=inbound, static=self._static if inbound else self._passing)
         link.wire = wire
         link.observed = observed
         return link
@@ -234,6 +238,32 @@ class CircuitClient:
 
         self._hop(link, target, connected, lambda reason: answered(Refusal(0, reason)), now)
 
+    def extend(self, link: PeerLink, relay: PeerId, answered: Connected, now: float, *, last: bool) -> None:
+        """A connection to ``relay`` through the one at the other end.  ``last``: the target is reached through it, so
+        we are to it who we are to the target.  As for :meth:`connect`."""
+
+        def extended(request: ExtendRequest, problem: str) -> None:
+            stream = request.stream
+            if problem:
+                stream.session.finish(stream)
+                answered(Refusal(0, problem))
+                return
+            self._deadlines.cancel(stream)
+            static = self._static if last else self._passing
+            inner = self._carry(link, stream, relay, None, inbound=False, static=static)
+            answered(inner)
+            trailing = request.trailing_data()
+            if trailing:
+                self._receive(inner, trailing)
+
+        def fail(reason: str) -> None:
+            answered(Refusal(0, reason))
+
+        def agreed(stream: Stream, _: str) -> StreamOwner:
+            return ExtendRequest(stream, relay, extended, fail)
+
+        self._open(link, (extend.PROTOCOL,), agreed, fail, now)
+
     # What arrives.
 
     def _receive(self, link: PeerLink, data: bytes) -> None:
@@ -309,26 +339,35 @@ class CircuitClient:
 
     # Steps.
 
-    def _link(self, now: float, expected: PeerId | None, *, inbound: bool) -> PeerLink:
+    def _link(self, now: float, expected: PeerId | None, *, inbound: bool, static: StaticKey | None = None) -> PeerLink:
         self._now = now
         connection = Connection(
             self._switch,
-            self._static,
+            static or self._static,
             self._randomness(32),
             now,
             initiator=not inbound,
             limits=self.policy.connection,
             expected=expected,
         )
-        link = PeerLink(connection, inbound=inbound)
+        link = PeerLink(connection, (static or self._static).identity, inbound=inbound)
         connection.owner = link
         self.links.add(link)
         self._watch(link)
         return link
 
-    def _carry(self, relay: PeerLink, stream: Stream, peer: PeerId, limit: Limit | None, *, inbound: bool) -> PeerLink:
+    def _carry(
+        self,
+        relay: PeerLink,
+        stream: Stream,
+        peer: PeerId,
+        limit: Limit | None,
+        *,
+        inbound: bool,
+        static: StaticKey | None = None,
+    ) -> PeerLink:
         """The connection within a circuit.  ``peer`` must prove that it is the one the relay named."""
-        link = self._link(self._now, peer, inbound=inbound)
+        link = self._link(self._now, peer, inbound=inbound, static=static)
         link.relay, link.carrier, link.limit = relay, stream, limit
         relay.circuits.add(link)
         stream.owner = Carrier(

@@ -173,7 +173,7 @@ class CircuitForwarder:
                 self._bridges.expect(message, now)
             case messages.ReserveRefused() | messages.ConnectRefused():
                 self._setup.refused(message)
-            case service_messages.StreamAnswer() | service_messages.StreamWanted() | service_messages.ProtocolsServed():
+            case _ if isinstance(message, service_messages.ServiceForwarderMessage):
                 self.services.handle(message)
             case quota_messages.TermsChanged() | quota_messages.QuotaGranted():
                 self._terms.handle(message, now)
@@ -395,6 +395,7 @@ class CircuitForwarder:
     def drained(self, link: Link) -> None:
         """The socket takes bytes again."""
         self.switch.drained(link.connection.waiting)
+        self.services.extensions.drained(link.connection)
 
     def close_all(self) -> None:
         """Say good-bye to every peer.  The host flushes, and then shuts the sockets."""

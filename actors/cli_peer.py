@@ -27,7 +27,7 @@ from actors.ports.tunnels import Exposed, LocalPort, TunnelError, handlers, host
 from actors.settings import Settings, SettingsError
 from protocol.connection import ConnectionLimits
 from protocol.identity import Identity, PeerId
-from protocol.privacy_messages import Level
+from protocol.privacy_messages import MAX_HOPS, Level
 
 COMMANDS: Final = ("expose", "forward", "socks")
 
@@ -99,6 +99,13 @@ def _privacy(command: argparse.ArgumentParser, levels: tuple[Level, ...]) -> Non
 
 
 def _relayed(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--hops",
+        type=int,
+        choices=range(1, MAX_HOPS + 1),
+        default=1,
+        help="at high: relays in a row; with two or three none knows both ends, and PEER sees a new peer id",
+    )
     command.add_argument("--relayed", action="store_true", help="at low: a relay will do where there is no direct way")
 
 
@@ -258,7 +265,8 @@ async def _forward(
     async with peer_of(settings, folder, level, identity) as peer:
 
         async def begin(local: LocalPort) -> None:
-            await local.forward(host, port, arguments.peer, arguments.service, level, relayed=arguments.relayed)
+            target, service = arguments.peer, arguments.service
+            await local.forward(host, port, target, service, level, relayed=arguments.relayed, hops=arguments.hops)
 
         await _serve(LocalPort(peer, told), begin, peer, show)
 
@@ -287,7 +295,7 @@ async def connected(
     """For ping: the peer at the level that was asked for."""
     level = Level(arguments.privacy)
     async with peer_of(settings, settings.data_dir / FOLDER, level, identity) as peer:
-        yield await peer.connect(arguments.address, level=level, relayed=arguments.relayed)
+        yield await peer.connect(arguments.address, level=level, relayed=arguments.relayed, hops=arguments.hops)
 
 
 def _read(path: Path) -> str:

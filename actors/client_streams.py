@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.inbound_streams import QuietOwner, StreamOwner
+from protocol import extend
 from protocol.errors import RemoteProtocolError
 from protocol.identify import IdentifyMessage, IdentifyReader
 from protocol.identity import PeerId
 from protocol.multistream import Dialer, Negotiated
 from protocol.relay_hop import HopAnswer, HopClient, Limit, Status
 from protocol.relay_stop import StopServer
+from protocol.wire import FrameReader, frame
 from protocol.yamux import Stream
 
 Failed = Callable[[str], None]
@@ -118,6 +120,35 @@ class HopRequest(ClientOwner):
 
     def trailing_data(self) -> bytes:
         return self._machine.trailing_data()
+
+
+class ExtendRequest(ClientOwner):
+    """Asks a relay for a way on to another one; ``answered(request, problem)``: "" when the stream leads there, and
+    its first bytes are what ``trailing_data`` gives."""
+
+    __slots__ = ("_answered", "_reader")
+
+    def __init__(
+        self, stream: Stream, relay: PeerId, answered: Callable[[ExtendRequest, str], None], failed: Failed
+    ) -> None:
+        super().__init__(stream, failed)
+        self._answered = answered
+        self._reader = FrameReader(extend.MAX_MESSAGE)
+        say(stream, frame(extend.encode(extend.ExtendWanted(relay.bytes))))
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.receive_data(data)
+        payload = self._reader.next_frame()
+        if payload is None:
+            return
+        told = extend.decode(payload)
+        if not isinstance(told, extend.ExtendTold):
+            raise RemoteProtocolError("an answer of another kind", "unasked")
+        self.settled()
+        self._answered(self, told.problem)
+
+    def trailing_data(self) -> bytes:
+        return self._reader.trailing_data()
 
 
 class StopAnswer(ClientOwner):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from actors import handover
+from actors.extensions import Extension
 from actors.handover_state import GroupState
 from actors.links import Link
 from actors.relay_streams import HopStream
@@ -71,7 +72,7 @@ def may_move(link: Link, circuits: Collection[int]) -> bool:
     if link.bridge or link.may_hold or link.circuits or link.connection.state is not State.MULTIPLEXED:
         return False
     owners = [stream.owner for stream in link.connection.session.streams.values()]
-    if link.dial is not None or any(isinstance(owner, ServiceStream | ServiceProposal) for owner in owners):
+    if link.dial is not None or any(isinstance(owner, ServiceStream | ServiceProposal | Extension) for owner in owners):
         return False
     admissions = (owner.admission for owner in owners if isinstance(owner, HopStream))
     return all(admission is None or admission.circuit in circuits for admission in admissions)

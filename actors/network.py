@@ -7,6 +7,7 @@
     port_mapper   PortMapper          has the router of a home network pass our port on to us
     privacy       PrivacyRouter       by which way a peer is reached at a privacy level
     public        PublicRelays        relays that a person has configured
+    extension     ExtensionService    who may have a circuit extended through this relay, and to which other one
     reachability  Reachability        whether others reach us, and whether we reach others that ask
     reputation    ReputationTracker   how good relays are, by what we saw, and what we did for others
     whereabouts   WhereaboutsService  looks for peers in the DHT, for those who would not show themselves there
@@ -25,10 +26,12 @@ from typing import Literal
 
 from actors.desk import DESK
 from actors.dht_advertiser import DHTAdvertiser
+from actors.extension_service import ExtensionService
 from actors.mdns_discovery import MdnsDiscovery
 from actors.network_names import (
     DHT,
     DIRECTORY,
+    EXTENSION,
     ISSUER,
     MDNS,
     PORT_MAPPER,
@@ -85,6 +88,7 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
             with_node=True,
         ),
         REACHABILITY: ActorSpec(where + "reachability", {"settings": settings, "own": own}, with_node=True),
+        EXTENSION: ActorSpec(where + "extension", {"settings": settings}, with_node=True),
         PRIVACY: ActorSpec(where + "privacy", {}, with_node=True),
         WHEREABOUTS: ActorSpec(where + "whereabouts", {"settings": settings}, with_node=True),
     }
@@ -220,6 +224,11 @@ def reachability(surroundings: Surroundings, settings: Settings, own: bytes) -> 
 
 def whereabouts(surroundings: Surroundings, settings: Settings) -> WhereaboutsService:
     return WhereaboutsService(surroundings.name, DHT, serves=settings.mode != CLIENT_ONLY)
+
+
+def extension(surroundings: Surroundings, settings: Settings) -> ExtensionService:
+    serves, metered = settings.mode != CLIENT_ONLY, settings.max_bandwidth > 0
+    return ExtensionService(surroundings.name, DIRECTORY, serves=serves, metered=metered)
 
 
 def privacy(surroundings: Surroundings) -> PrivacyRouter:

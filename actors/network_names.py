@@ -8,6 +8,7 @@ from actors.settings import Settings
 
 DHT: Final = "dht"
 DIRECTORY: Final = "directory"
+EXTENSION: Final = "extension"
 ISSUER: Final = "issuer"
 MDNS: Final = "mdns"
 PRIVACY: Final = "privacy"
@@ -20,7 +21,7 @@ WHEREABOUTS: Final = "whereabouts"
 
 def services(settings: Settings) -> tuple[str, ...]:
     """Those that speak protocols over the forwarders' connections."""
-    return (DHT, DIRECTORY, REACHABILITY, REPUTATION, WHEREABOUTS) if settings.discovery else ()
+    return (DHT, DIRECTORY, EXTENSION, REACHABILITY, REPUTATION, WHEREABOUTS) if settings.discovery else ()
 
 
 def sources(settings: Settings) -> tuple[str, ...]:
@@ -38,7 +39,7 @@ def listeners(settings: Settings) -> tuple[str, ...]:
 
 def mode_listeners(settings: Settings) -> tuple[str, ...]:
     """Those that are told the node's mode (ModeTold)."""
-    return (REPUTATION, WHEREABOUTS, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
+    return (REPUTATION, WHEREABOUTS, EXTENSION, *((MDNS,) if settings.mdns else ())) if settings.discovery else ()
 
 
 def counting(settings: Settings) -> tuple[str, ...]:

@@ -230,7 +230,9 @@ class NodeBase(ABC):
             self.running().post(DESK, name, self._mode_told())
 
     def _mode_told(self) -> ModeTold:
-        return ModeTold(self.settings.mode != CLIENT_ONLY, self.settings.incentive)
+        return ModeTold(
+            self.settings.mode != CLIENT_ONLY, self.settings.incentive, metered=self.settings.max_bandwidth > 0
+        )
 
     def _rose(self, actor: str) -> list[Send]:
         """An actor has begun, maybe in the place of another."""

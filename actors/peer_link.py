@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from protocol.connection import Connection
 from protocol.identify import IdentifyMessage
-from protocol.identity import PeerId
+from protocol.identity import Identity, PeerId
 from protocol.relay_hop import Limit, Status
 from protocol.yamux import Stream
 
@@ -41,7 +41,7 @@ class Refusal:
 
 
 class PeerLink:
-    """One connection to a peer.
+    """One connection to a peer.  ``identity``: who we are on it.
 
     ``relay``: the connection that it lies within, None for a direct one.  ``limit``: what its circuit may carry, as
     the relay told.  ``inbound``: the peer opened it.  ``peer``: set once it has proved who it is.  ``identified``: what
@@ -49,12 +49,13 @@ class PeerLink:
     """
 
     __slots__ = (
-        "carrier", "changed", "circuits", "connection", "ended", "identified", "inbound", "limit", "observed", "peer",
-        "relay", "reserved", "wire",
+        "carrier", "changed", "circuits", "connection", "ended", "identified", "identity", "inbound", "limit",
+        "observed", "peer", "relay", "reserved", "wire",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, *, inbound: bool) -> None:
+    def __init__(self, connection: Connection, identity: Identity, *, inbound: bool) -> None:
         self.connection = connection
+        self.identity = identity
         self.inbound = inbound
         self.wire: Wire | None = None
         self.carrier: Stream | None = None

@@ -18,15 +18,22 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from actors.dial_policy import network_of
 from protocol.addresses import with_peer
 from protocol.discovery_messages import FoundRelay
 from protocol.errors import RemoteProtocolError
 from protocol.multiaddr_form import IP4, IP6, NAMES, P2P, TCP, parts
-from protocol.privacy_messages import Level, Path, RelayAt
+from protocol.privacy_messages import MAX_HOPS, Level, Path, RelayAt
 from protocol.whereabouts import ONION3, is_hidden
 
 #: Points of a person's relay above which it is chosen (the design's number).
 GOOD_SCORE: Final = 70.0
+
+#: How the agents of relays begin that can extend a circuit (protocol/extend.py).
+EXTENDING: Final = "descord-relay/"
+
+#: Chains to one last relay that are tried, each with another first one.
+MAX_TRIES: Final = 3
 
 #: The source that names the relays of the settings (actors/network_names.py).
 PUBLIC_SOURCE: Final = "public"
@@ -71,6 +78,7 @@ def paths(
     *,
     chosen: bool = False,
     relayed: bool = False,
+    hops: int = 1,
     avoid: Sequence[bytes] = (),
 ) -> tuple[list[Path], str]:
     """(ways to ``target``, best first; why there is none, for a person).  See PathsWanted."""
@@ -89,6 +97,8 @@ def paths(
             if circuits and not relayed:
                 return [], "no address of the peer itself is known, and a relay was not allowed"
             return [], "no address of the peer is known"
+        case Level.HIGH if hops > 1:
+            return _chains(circuits, target, relays, draw, avoid, hops)
         case Level.HIGH:
             found = _through(circuits, target, relays, draw, avoid, chosen=chosen)
             if found:
@@ -125,6 +135,50 @@ def _through(
             latency = None if one is None else one.latency
             ranked.append(((rank, _octave(latency), draw()), Path((RelayAt(relay, tuple(at)),))))
     return [path for _, path in sorted(ranked, key=lambda each: each[0])]
+
+
+def _chains(
+    circuits: Sequence[tuple[bytes, bytes]],
+    target: bytes,
+    relays: Sequence[FoundRelay],
+    draw: Draw,
+    avoid: Sequence[bytes],
+    hops: int,
+) -> tuple[list[Path], str]:
+    """Chains of ``hops`` relays, of which the last is the target's choice: it sees no more than the one before it.
+    Those before are ours, of networks and so, likely, of operators of their own, and such as can extend."""
+    if not 1 < hops <= MAX_HOPS:
+        return [], f"{hops} relays in a row: from 1 to {MAX_HOPS} can be had"
+    last = _through(circuits, target, relays, draw, avoid, chosen=True)
+    if not last:
+        return [], "no relay is known through which the peer is reached"
+    usable = [one for one in select_relays(relays, draw, (*avoid, target)) if not one.agent or _extends(one)]
+    leading = sorted(usable, key=_extends, reverse=True)  # of those without a descriptor, trying tells
+    found = []
+    for path in last:
+        for turn in range(min(len(leading), MAX_TRIES)):
+            chain = _chain(path.relays[0], leading[turn:] + leading[:turn], hops)
+            if chain is not None and chain not in found:
+                found.append(chain)
+    if found:
+        return found, ""
+    return [], f"too few relays of different networks are known for {hops} in a row, such as can extend a circuit"
+
+
+def _extends(relay: FoundRelay) -> bool:
+    return relay.agent.startswith(EXTENDING)
+
+
+def _chain(last: RelayAt, leading: Sequence[FoundRelay], hops: int) -> Path | None:
+    """``hops`` relays of as many networks, the first that fit; None: there are too few."""
+    chain: list[RelayAt] = []
+    taken = {network_of(last.addresses[0])}
+    for one in leading:
+        network = network_of(one.addresses[0])
+        if one.peer != last.peer and network not in taken and len(chain) < hops - 1:
+            taken.add(network)
+            chain.append(RelayAt(one.peer, one.addresses))
+    return Path((*chain, last)) if len(chain) == hops - 1 else None
 
 
 def _rank_of_known(relay: FoundRelay) -> int | None:

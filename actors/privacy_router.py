@@ -111,6 +111,7 @@ class PrivacyRouter:
                     self._draw,
                     chosen=wanted.chosen,
                     relayed=wanted.relayed,
+                    hops=wanted.hops,
                     avoid=wanted.avoid,
                 )
                 if why:

@@ -52,11 +52,11 @@ class PrivateNode:
             await node.close()
 
     async def paths(
-        self, level: Level, target: PeerId, offered: tuple[bytes, ...], *, chosen: bool, relayed: bool
+        self, level: Level, target: PeerId, offered: tuple[bytes, ...], *, chosen: bool, relayed: bool, hops: int
     ) -> PathsTold:
         told = await self._node.desk.ask(
             PRIVACY,
-            lambda number: PathsWanted(number, DESK, level, target.bytes, offered, chosen, relayed),
+            lambda number: PathsWanted(number, DESK, level, target.bytes, offered, chosen, relayed, hops),
             PATIENCE,
         )
         return told if isinstance(told, PathsTold) else PathsTold(0, (), "PrivacyRouter does not answer")
@@ -77,7 +77,7 @@ class NoNode:
     """The Router at MAXIMUM: nothing is asked of anybody, so a process that speaks to Tor alone needs no more."""
 
     async def paths(
-        self, level: Level, target: PeerId, offered: tuple[bytes, ...], *, chosen: bool, relayed: bool
+        self, level: Level, target: PeerId, offered: tuple[bytes, ...], *, chosen: bool, relayed: bool, hops: int
     ) -> PathsTold:
         if level is not Level.MAXIMUM:
             return PathsTold(0, (), f"this peer speaks at {Level.MAXIMUM} alone")

@@ -9,7 +9,7 @@ from actors.client_streams import ByteStream, IdentifyRequest, StopAnswer
 from actors.inbound_streams import IdentifyAnswer, IdentifyPush, OwnerFactory, PingAnswer, StreamOwner
 from actors.peer_link import PeerLink, link_of
 from protocol import identify, ping, relay_stop
-from protocol.identity import Identity, PeerId
+from protocol.identity import PeerId
 from protocol.relay_hop import Limit
 from protocol.yamux import Stream
 
@@ -24,9 +24,8 @@ class ServedProtocols:
     """``handlers``: by protocol, what is done with a stream that a peer opens.  ``incoming``: accepts or refuses a
     circuit.  ``addresses``: at which others reach us, binary multiaddrs: those of our reservations."""
 
-    def __init__(self, identity: Identity, handlers: Mapping[str, Handler], incoming: Incoming) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], incoming: Incoming) -> None:
         self.addresses: tuple[bytes, ...] = ()
-        self._identity = identity
         self._within: dict[str, OwnerFactory] = {
             identify.PROTOCOL: self._answer_identify,
             identify.PUSH_PROTOCOL: _take_push,
@@ -43,7 +42,7 @@ class ServedProtocols:
     def _answer_identify(self, stream: Stream) -> StreamOwner:
         link = link_of(stream)
         message = identify.IdentifyMessage(
-            public_key=self._identity.public_key.encode(),
+            public_key=link.identity.public_key.encode(),
             listen_addrs=self.addresses,
             protocols=tuple(self.on(link)),
             observed_addr=link.observed,

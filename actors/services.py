@@ -21,6 +21,7 @@ from typing import Final
 from actors.client_streams import RESET, Proposal, say
 from actors.deadlines import Deadlines
 from actors.dialling import Dial, Dialling
+from actors.extensions import Extensions
 from actors.inbound_streams import OwnerFactory, QuietOwner, StreamOwner
 from actors.links import Link, Links
 from actors.refusals import STREAM_ERROR
@@ -175,6 +176,7 @@ class Services:
         refusals: Counter[str],
     ) -> None:
         self.dialling = Dialling(links, deadlines)
+        self.extensions = Extensions()
         self._forwarder = forwarder
         self._names = tuple(names)
         self._identity = identity
@@ -211,6 +213,9 @@ class Services:
             case StreamAnswer(stream=number):
                 if (stream := self._streams.get(number)) is not None:
                     self._answer(stream, message)
+            case service_messages.StreamExtended(stream=number, addresses=addresses):
+                if (stream := self._streams.get(number)) is not None:
+                    self._extend(stream, addresses)
             case service_messages.ProtocolsServed(service=service, protocols=protocols):
                 self._serve(service, protocols)
 
@@ -241,6 +246,7 @@ class Services:
             self._fail(request, "gone", _NOT_HERE)
         for stream in list(self._streams.values()):
             self.over(stream, "gone", _NOT_HERE)
+        self.extensions.end_all()
 
     # What the forwarder says.
 
@@ -343,6 +349,14 @@ class Services:
             stream.advance()
         except RemoteProtocolError as error:
             self._refusals[STREAM_ERROR + error.code] += 1
+
+    def _extend(self, stream: ServiceStream, addresses: Sequence[bytes]) -> None:
+        wire = stream.stream
+        if stream.waiting or stream.ended or wire.closed or not self.extensions.begin(wire, addresses):
+            self._end(stream)  # who says more before it has an answer breaks the protocol
+            return
+        del self._streams[stream.number]
+        self._deadlines.cancel(stream)
 
     def over(self, stream: ServiceStream, code: str, reason: str) -> None:
         """It ends here, and its service is told; the peer too unless it has finished."""

@@ -48,7 +48,7 @@ class PathsWanted(Message, frozen=True):
     """Ways to ``target`` at ``level``, best first.  ``offered``: binary multiaddrs at which it says that it is reached,
     those through relays up to /p2p-circuit.  ``chosen``: the relays in them are the asker's own choice; else the
     target's, which might name a host of its own as one.  ``relayed``: at LOW, whether a relay will do where nothing
-    else does.  ``avoid``: relays that failed just now."""
+    else does.  ``hops``: relays in a row, at HIGH.  ``avoid``: relays that failed just now."""
 
     request_id: int
     asker: str
@@ -57,6 +57,7 @@ class PathsWanted(Message, frozen=True):
     offered: tuple[bytes, ...]
     chosen: bool = False
     relayed: bool = False
+    hops: int = 1
     avoid: tuple[bytes, ...] = ()
 
 

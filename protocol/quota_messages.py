@@ -58,13 +58,15 @@ class QuotaReturned(Message, frozen=True):
 
 
 class ModeTold(Message, frozen=True):
-    """``relays``: the node relays for others at all.  ``incentive``: what for, as in the settings."""
+    """``relays``: the node relays for others at all.  ``incentive``: what for, as in the settings.
+    ``metered``: a cap on bandwidth holds."""
 
     relays: bool
     incentive: str
+    metered: bool = False
 
 
-#: To ReputationTracker, MdnsDiscovery and WhereaboutsService.
+#: To ReputationTracker, MdnsDiscovery, WhereaboutsService and ExtensionService.
 ModeMessage = ModeTold
 
 QuotaRelayServerMessage = TermsSet | QuotaWanted | QuotaReturned

@@ -104,6 +104,13 @@ class StreamAnswer(Message, frozen=True):
     release: bool = False
 
 
+class StreamExtended(Message, frozen=True):
+    """The stream is joined to a TCP connection to ``addresses``, binary multiaddrs, the first that answers."""
+
+    stream: int
+    addresses: tuple[bytes, ...]
+
+
 ServiceMessage = ForwarderReady | StreamMessage | StreamOver
 
-ServiceForwarderMessage = ProtocolsServed | StreamWanted | StreamAnswer
+ServiceForwarderMessage = ProtocolsServed | StreamWanted | StreamAnswer | StreamExtended

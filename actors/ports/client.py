@@ -76,7 +76,8 @@ Handler = Callable[[PeerConnection, PeerStream], Awaitable[None]]
 class Client:
     """See the module.  ``handlers``: by protocol, what is done with a stream that a peer opens; a handler's exception
     resets its stream, its return finishes it.  ``accepted``: told of each peer that connected to us through a relay.
-    ``dialler``: makes the connections, and looks up names; directly with ``resolver`` when there is none."""
+    ``dialler``: makes the connections, and looks up names; directly with ``resolver`` when there is none.
+    ``hop``: who this is to relays of :meth:`connect_through` before the last."""
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class Client:
         refresh: RefreshPolicy | None = None,
         resolver: Resolver | None = None,
         dialler: Dialler | None = None,
+        hop: Identity | None = None,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
     ) -> None:
@@ -95,6 +97,7 @@ class Client:
             policy or ClientPolicy(),
             StaticKey(identity, random_bytes(32)),
             random_bytes,
+            hop=None if hop is None else StaticKey(hop, random_bytes(32)),
             handlers={protocol: partial(self._handle, handler) for protocol, handler in (handlers or {}).items()},
             accepted=lambda link: accepted(self._connection(link)),
         )
@@ -143,6 +146,19 @@ class Client:
     def busy(self) -> bool:
         """Whether it has connections, or makes some."""
         return bool(self._sockets or self._dialling)
+
+    async def connect_through(self, relays: Sequence[str], target: PeerId) -> PeerConnection:
+        """``target``, through all of ``relays``, one within the other: the first a multiaddr that ends in /p2p/RELAY,
+        the others peer ids.  Each sees the one before it and the one behind it.  DialError, RelayRefused."""
+        return await self._dial_through(await self.through(relays, known=True), target)
+
+    async def through(self, relays: Sequence[str], *, known: bool) -> PeerConnection:
+        """The last of ``relays``, through the others.  ``known``: we are to it who this client is, else who it is to
+        those before.  DialError, RelayRefused."""
+        within = await self.dial(self._parse(relays[0]))
+        for number, relay in enumerate(relays[1:], 2):
+            within = await self._extend(within, PeerId.parse(relay), last=known and number == len(relays))
+        return within
 
     async def reserve(self, relay: str) -> Reservation:
         """A reservation on the relay at a multiaddr, kept until it is closed.  DialError, RelayRefused."""
@@ -272,6 +288,14 @@ class Client:
         return connection
 
     async def _dial_through(self, relay: PeerConnection, target: PeerId) -> PeerConnection:
+        ask = partial(self.core.connect, relay.link, target)
+        return await self._within(ask, f"no circuit to {target} through {relay.peer}")
+
+    async def _extend(self, relay: PeerConnection, onward: PeerId, *, last: bool) -> PeerConnection:
+        ask = partial(self.core.extend, relay.link, onward, last=last)
+        return await self._within(ask, f"{relay.peer} does not lead on to {onward}")
+
+    async def _within(self, ask: Callable[..., None], otherwise: str) -> PeerConnection:
         answered: asyncio.Future[PeerLink | Refusal] = asyncio.get_running_loop().create_future()
 
         def answer(result: PeerLink | Refusal) -> None:
@@ -280,11 +304,11 @@ class Client:
             elif isinstance(result, PeerLink):  # whoever asked has gone
                 asyncio.get_running_loop().call_soon(self._close_link, result)
 
-        self.core.connect(relay.link, target, answer, self.now())
+        ask(answer, now=self.now())
         self.turn()
         result = await answered
         if isinstance(result, Refusal):
-            raise RelayRefused(f"no circuit to {target} through {relay.peer}", result)
+            raise RelayRefused(otherwise, result)
         connection = self._connection(result)
         await connection.wait_ready()
         return connection

@@ -29,6 +29,7 @@ from actors.circuit_forwarder import CircuitForwarder
 from actors.links import Link
 from actors.ports.backlog import Backlog, send_views, worst
 from actors.ports.endpoint import Endpoint, HostPolicy
+from actors.ports.extension_sockets import ExtensionSockets
 from actors.ports.fairness import Fairness
 from actors.ports.neighbours import Neighbours
 from actors.ports.open_files import raise_open_files
@@ -90,11 +91,12 @@ class Host:
         self._fairness = Fairness(self, self._loop, rate) if rate else None
         self.neighbours = Neighbours(self)
         self._outgoing = Outgoing(self)
+        self._extensions = ExtensionSockets(self)
 
     @property
     def full(self) -> bool:
         """Whether there are no more files for connections."""
-        return len(self._endpoints) >= self._max_connections
+        return len(self._endpoints) + self._extensions.files >= self._max_connections
 
     def has(self, endpoint: Endpoint) -> bool:
         """Whether its socket is read and written here."""
@@ -106,6 +108,7 @@ class Host:
         """Run ``forwarder``, in place of one that failed: that one's connections are closed, for nobody owns them."""
         for endpoint in list(self._endpoints.values()):
             self._close_socket(endpoint)
+        self._extensions.close()
         self._forwarder = forwarder
 
     def listen(self, address: str, port: int, *, reuse_port: bool = False) -> tuple[str, int]:
@@ -165,6 +168,7 @@ class Host:
     def _close_listeners(self) -> None:
         self.neighbours.close()
         self._outgoing.close()
+        self._extensions.close()
         for sock in list(self.listeners):
             self.close_listener(sock)
 
@@ -190,6 +194,8 @@ class Host:
                 self.neighbours.dial(forwarder, dial)
             for attempt in forwarder.take_attempts():
                 self._outgoing.connect(attempt)
+            for extension in forwarder.services.extensions.take():
+                self._extensions.connect(extension)
             dirty, arena.dirty = arena.dirty, []
             for connection in dirty:
                 endpoint = self._endpoints.get(connection)

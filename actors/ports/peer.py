@@ -9,7 +9,8 @@ PrivacyRouter says by which ways a peer is reached; this goes them, best first. 
 so that what is open at one is never used at another:
 
     LOW        one client, that dials whatever it is told to
-    HIGH       one client, that dials chosen relays and nothing else
+    HIGH       one client, that dials chosen relays and nothing else; with several relays in a row one for each peer
+               that is dialled, with a new peer id, and another one to relays before the last
     MAXIMUM    a client for each peer that is dialled, with a new peer id and its own circuits in Tor; one that listens
 """
 
@@ -21,7 +22,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol
@@ -29,6 +30,7 @@ from typing import Final, Protocol
 from multiaddr import Multiaddr
 
 from actors.circuit_client import ClientPolicy
+from actors.dial_policy import network_of
 from actors.ports.client import Client, Handler
 from actors.ports.connections import AddressError, ClientError, DialError, PeerConnection, PeerStream
 from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
@@ -46,6 +48,9 @@ log = logging.getLogger(__name__)
 #: Seconds in which the settings' and the network's relays are looked for.
 RELAY_SEARCH: Final = 10.0
 
+#: Relays of which two are drawn to ask from afar.
+CHOICE: Final = 8
+
 #: Relays that are asked where a peer is reached, one after the other.
 GUIDES: Final = 3
 
@@ -54,7 +59,7 @@ class Router(Protocol):
     """PrivacyRouter, and where what was seen of relays goes (actors/private_node.py)."""
 
     async def paths(
-        self, level: Level, target: PeerId, offered: tuple[bytes, ...], *, chosen: bool, relayed: bool
+        self, level: Level, target: PeerId, offered: tuple[bytes, ...], *, chosen: bool, relayed: bool, hops: int
     ) -> PathsTold: ...
 
     async def relays(self, level: Level, count: int, within: float, avoid: tuple[bytes, ...]) -> RelaysChosen: ...
@@ -130,11 +135,13 @@ class Peer:
         self._relays = RelayDialler(resolver())
         #: At MAXIMUM: by whom is dialled.
         self._contexts: dict[PeerId, Client] = {}
+        #: At HIGH through several relays: by whom is dialled, and how many there are.
+        self._chains: dict[tuple[PeerId, int], Client] = {}
         self._onion: Client | None = None
         self._tor = TorControl(self.policy.tor_control)
         self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._reachable: Reachable | None = None
-        self._dialling: dict[tuple[Level, PeerId], asyncio.Task[PeerConnection]] = {}
+        self._dialling: dict[tuple[Level, PeerId, int], asyncio.Task[PeerConnection]] = {}
         self._watching: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Peer:
@@ -145,28 +152,37 @@ class Peer:
     ) -> None:
         await self.close()
 
-    async def open(self, target: str | PeerId, *protocols: str, level: Level, relayed: bool = False) -> PeerStream:
+    async def open(
+        self, target: str | PeerId, *protocols: str, level: Level, relayed: bool = False, hops: int = 1
+    ) -> PeerStream:
         """A stream to ``target`` (see :meth:`connect`) for the first of ``protocols`` that it speaks.  NoPath,
         ClientError."""
-        connection = await self.connect(target, level=level, relayed=relayed)
+        connection = await self.connect(target, level=level, relayed=relayed, hops=hops)
         return await connection.open(*protocols)
 
-    async def connect(self, target: str | PeerId, *, level: Level, relayed: bool = False) -> PeerConnection:
+    async def connect(
+        self, target: str | PeerId, *, level: Level, relayed: bool = False, hops: int = 1
+    ) -> PeerConnection:
         """A connection to ``target``: the one that there is at that level, or a new one.
 
         ``target``: a peer id, which is looked for through relays, or a multiaddr that ends in /p2p/PEER; a relay that
-        is named in it is then the caller's own choice.  ``relayed``: whether a relay will do at LOW.  NoPath."""
+        is named in it is then the caller's own choice.
+
+        ``relayed``: whether a relay will do at LOW.  ``hops``: relays in a row at HIGH, up to 3: none then knows both
+        ends, and the target sees a new peer id.  NoPath."""
         wanted = target if isinstance(target, PeerId) else None
         at = Target(wanted) if wanted is not None else Target.parse(str(target))
         if at.peer == self.peer_id:
             raise NoPath(f"{at.peer} is this peer itself")
-        for connection in self._open_to(level, at.peer):
+        if hops != 1 and level is not Level.HIGH:
+            raise NoPath(f"several relays in a row are had at the privacy level {Level.HIGH}, not at {level}")
+        for connection in self._open_to(level, at.peer, hops):
             if relayed or level is not Level.LOW or connection.relay is None:
                 return connection
-        key = (level, at.peer)
+        key = (level, at.peer, hops)
         task = self._dialling.get(key)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._reach(at, level, relayed))
+            task = asyncio.get_running_loop().create_task(self._reach(at, level, relayed, hops))
             self._dialling[key] = task
             task.add_done_callback(lambda _: self._dialling.pop(key, None))
         try:
@@ -232,7 +248,7 @@ class Peer:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._reachable is not None:
             await self._reachable.close()
-        for client in (self._low, self._high, self._onion, *self._contexts.values()):
+        for client in (self._low, self._high, self._onion, *self._contexts.values(), *self._chains.values()):
             if client is not None:
                 await client.close()
         await self._tor.close()
@@ -241,17 +257,19 @@ class Peer:
 
     # Ways.
 
-    async def _reach(self, target: Target, level: Level, relayed: bool) -> PeerConnection:
+    async def _reach(self, target: Target, level: Level, relayed: bool, hops: int) -> PeerConnection:
         offered, chosen = target.offered, bool(target.offered)
         if not offered and level is Level.HIGH:
-            offered = await self._look_for(target.peer)
-        told = await self._router.paths(level, target.peer, offered, chosen=chosen, relayed=relayed)
+            offered = await (self._look_for(target.peer) if hops == 1 else self._look_from_afar(target.peer))
+        told = await self._router.paths(level, target.peer, offered, chosen=chosen, relayed=relayed, hops=hops)
         if not told.paths:
             raise NoPath(f"no way to {target.peer} at the privacy level {level}: {told.problem}")
         failures = []
         for path in told.paths:
             try:
                 async with asyncio.timeout(self.policy.path_timeout if level is not Level.MAXIMUM else None):
+                    if hops > 1:
+                        return await self._go_along(path, target.peer, hops)
                     return await self._go(path, target.peer, level)
             except TimeoutError:
                 failures.append(f"{_named(path)}: no answer within {self.policy.path_timeout:g} s")
@@ -283,6 +301,32 @@ class Peer:
                         del self._contexts[target]
                         await context.close()
                     raise
+
+    async def _go_along(self, path: Path, target: PeerId, hops: int) -> PeerConnection:
+        """One relay within the other; see the module for who we are to whom."""
+        if len(path.relays) != hops:  # as in _go
+            raise LevelRefused(f"a way through {len(path.relays)} relays is none through {hops}")
+        first = path.relays[0]
+        client = self._chains.get((target, hops))
+        if client is None:
+            dialler = RelayDialler(self._resolver())
+            dialler.allow([PeerId(first.peer)])
+            client = Client(_fresh(), policy=self.policy.client, dialler=dialler, hop=_fresh())
+            self._chains[target, hops] = client
+        failure: ClientError | None = None
+        for address in first.addresses:
+            way = _way(address, path.relays)
+            try:
+                return await client.connect_through(way, target)
+            except DialError as error:
+                failure = error
+            except ClientError as error:
+                failure = error
+                break
+        # The next way is another context: whom a relay has seen is not seen again by others.
+        del self._chains[target, hops]
+        await client.close()
+        raise failure or DialError("the first relay has no address")
 
     async def _go_through(self, client: Client, relay: RelayAt, target: PeerId) -> PeerConnection:
         failure: ClientError | None = None
@@ -327,6 +371,33 @@ class Peer:
                 failures.append(str(error))
         raise NoPath(f"nobody says where {peer} is reached: {'; '.join(failures)}")
 
+    async def _look_from_afar(self, peer: PeerId) -> tuple[bytes, ...]:
+        """The same, asked through another relay under a new peer id: who is asked does not see who asks."""
+        told = await self._router.relays(Level.HIGH, CHOICE, RELAY_SEARCH, ())
+        failures = [told.problem] if told.problem else []
+        tries = [
+            (first, guide)
+            for first in told.relays
+            for guide in told.relays
+            if network_of(first.addresses[0]) != network_of(guide.addresses[0])
+        ]
+        for first, guide in tries[:GUIDES]:
+            dialler = RelayDialler(self._resolver())
+            dialler.allow([PeerId(first.peer)])
+            try:
+                async with (
+                    asyncio.timeout(self.policy.path_timeout),
+                    Client(_fresh(), policy=self.policy.client, dialler=dialler, hop=_fresh()) as client,
+                ):
+                    connection = await client.through(_way(first.addresses[0], (first, guide)), known=True)
+                    return (await ask_whereabouts(connection, peer, time.time())).addresses
+            except TimeoutError:
+                failures.append(f"{PeerId(guide.peer)}: no answer within {self.policy.path_timeout:g} s")
+            except ClientError as error:
+                failures.append(str(error))
+        why = "; ".join(failures) or "no two relays of different networks are known"
+        raise NoPath(f"nobody says where {peer} is reached: {why}")
+
     async def relay(self, relay: RelayAt) -> PeerConnection:
         """A connection at HIGH to a relay that was chosen.  DialError."""
         self._relays.allow([PeerId(relay.peer)])
@@ -340,7 +411,10 @@ class Peer:
 
     # Clients.
 
-    def _open_to(self, level: Level, peer: PeerId) -> list[PeerConnection]:
+    def _open_to(self, level: Level, peer: PeerId, hops: int) -> list[PeerConnection]:
+        if hops > 1:
+            chain = self._chains.get((peer, hops))
+            return [] if chain is None else chain.open_to(peer, relayed=True)
         client = {Level.LOW: self._low, Level.HIGH: self._high, Level.MAXIMUM: self._contexts.get(peer)}[level]
         return [] if client is None else client.open_to(peer, relayed=level is Level.HIGH)
 
@@ -387,6 +461,12 @@ class Peer:
 
 def _fresh() -> Identity:
     return Identity.from_seed(random_bytes(32))
+
+
+def _way(address: bytes, relays: Sequence[RelayAt]) -> list[str]:
+    """As Client.through takes it; ``address``: where the first of them is dialled."""
+    first, *others = (str(PeerId(one.peer)) for one in relays)
+    return [f"{Multiaddr(address)}/p2p/{first}", *others]
 
 
 def _named(path: Path) -> str:

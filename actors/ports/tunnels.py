@@ -125,12 +125,14 @@ class LocalPort:
         host, port, *_ = self._server.sockets[0].getsockname()
         return host, port
 
-    async def forward(self, host: str, port: int, target: str, service: str, level: Level, *, relayed: bool) -> None:
+    async def forward(
+        self, host: str, port: int, target: str, service: str, level: Level, *, relayed: bool, hops: int = 1
+    ) -> None:
         """Carry each connection to ``service`` of ``target``.  OSError: the port cannot be had."""
         protocol = protocol_of(service)
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            stream = await self._peer.open(target, protocol, level=level, relayed=relayed)
+            stream = await self._peer.open(target, protocol, level=level, relayed=relayed, hops=hops)
             await join(stream, reader, writer)
 
         await self._listen(host, port, carry)

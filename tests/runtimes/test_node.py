@@ -56,6 +56,7 @@ def test_ready_is_printed_when_a_client_can_connect(start: Start) -> None:
         "directory",
         "issuer",
         "mdns",
+        "extension",
         "port_mapper",
         "privacy",
         "reachability",

@@ -30,6 +30,11 @@ async def echo(_: PeerConnection, stream: PeerStream) -> None:
         await stream.write(part)
 
 
+def known(relays: list[NodeProcess]) -> list[str]:
+    """Flags of a relay that knows these."""
+    return [word for one in relays for word in ("--public-relays", one.ready["addresses"][0])]
+
+
 @pytest.fixture
 def relays(tmp_path: Path) -> Iterator[Callable[[int], list[NodeProcess]]]:
     started: list[NodeProcess] = []
@@ -38,7 +43,8 @@ def relays(tmp_path: Path) -> Iterator[Callable[[int], list[NodeProcess]]]:
         for number in range(count):
             started.append(
                 NodeProcess(tmp_path / f"relay-{number}", "--private-network", "on", "--mdns", "off",
-                            "--rate-limits", "off")
+                            "--rate-limits", "off", "--listen", f"/ip4/127.{number + 1}.0.1/tcp/0",
+                            *known(started))
             )  # fmt: skip
         return started
 
@@ -143,6 +149,41 @@ async def test_without_any_relay_high_is_an_error(tmp_path: Path) -> None:
         bob = Identity.from_seed(seeded("bob")).peer_id
         with pytest.raises(NoPath, match="no relay"):
             await alice.connect(bob, level=Level.HIGH)
+
+
+@pytest.mark.parametrize("hops", [2, 3])
+async def test_through_relays_in_a_row_nobody_knows_both_ends(
+    relays: Callable[[int], list[NodeProcess]], tmp_path: Path, hops: int
+) -> None:
+    nodes = relays(4)
+    seen: list[PeerId] = []
+
+    async def remember(connection: PeerConnection, stream: PeerStream) -> None:
+        seen.append(connection.peer)
+        await echo(connection, stream)
+
+    async with (
+        asyncio.timeout(90),
+        peer("bob", tmp_path, nodes, keep=1) as bob,
+        peer("alice", tmp_path, nodes) as alice,
+    ):
+        bob._handlers = {ECHO: remember}
+        await bob.listen(Level.HIGH)
+        connection = await alice.connect(bob.peer_id, level=Level.HIGH, hops=hops)
+        assert connection.peer == bob.peer_id
+        chain, link = [], connection.link.relay
+        while link is not None:
+            chain.append((link.peer, link.identity.peer_id))
+            link = link.relay
+        assert len({relay for relay, _ in chain}) == hops and bob.reachable is not None
+        assert chain[0][0] in bob.reachable.relays
+        await echoed(await connection.open(ECHO))
+        # To the last relay and to bob alice is one new peer, to those before another, to nobody herself.
+        assert seen == [chain[0][1]] and chain[0][1] != chain[1][1]
+        assert alice.peer_id not in {who for _, who in chain}
+        assert await alice.connect(bob.peer_id, level=Level.HIGH, hops=hops) is connection
+        with pytest.raises(NoPath, match="in a row"):
+            await alice.connect(bob.peer_id, level=Level.LOW, hops=hops)
 
 
 # The one place that every dial passes.

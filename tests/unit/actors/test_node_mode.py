@@ -56,8 +56,8 @@ async def test_a_change_holds_at_once_and_is_kept(read: Callable[..., Settings])
     await change_mode(node, {}, read)
     await change_mode(node, {"incentive": "credits"}, read)
     assert len(node.terms) == 1  # none of RelayServer's affairs
-    told = ModeTold(True, "credits")
-    assert node.posted[-3:] == [("reputation", told), ("whereabouts", told), ("mdns", told)]
+    told = ModeTold(True, "credits", metered=True)
+    assert node.posted[-4:] == [(name, told) for name in ("reputation", "whereabouts", "extension", "mdns")]
 
 
 async def test_what_a_flag_or_the_environment_says_wins(read: Callable[..., Settings]) -> None:

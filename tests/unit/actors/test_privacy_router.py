@@ -124,6 +124,21 @@ def test_a_peer_is_not_its_own_relay() -> None:
     assert paths(Level.HIGH, R1.bytes, [CIRCUIT[R1]], [], first)[0] == []
 
 
+def test_relays_in_a_row_are_of_different_networks_and_the_last_is_the_peers() -> None:
+    near, far, third = (
+        FoundRelay(one.bytes, (Multiaddr(f"/ip4/{ip}/tcp/4001").to_bytes(),), ("dht",), 0.05, 0.1, 80.0, "reserves",
+                   agent=agent)
+        for one, ip, agent in ((R2, "8.8.9.9", "descord-relay/0.1.0"), (R3, "9.9.9.9", "descord-relay/0.1.0"),
+                               (BOB, "7.7.7.7", "go-libp2p"))
+    )  # fmt: skip
+    found, problem = paths(Level.HIGH, BOB.bytes, [CIRCUIT[R1], OWN], [near, far, third], first, hops=2)
+    assert [[one.peer for one in path.relays] for path in found] == [[R3.bytes, R1.bytes]], problem
+    for hops in (3, 4):
+        found, problem = paths(Level.HIGH, BOB.bytes, [CIRCUIT[R1], OWN], [near, far, third], first, hops=hops)
+        assert found == [] and "in a row" in problem
+    assert paths(Level.HIGH, BOB.bytes, [OWN], [near, far], first, hops=2)[0] == []
+
+
 OFFERED = st.lists(
     st.one_of(st.sampled_from([OWN, NAMED, ONION, *CIRCUIT.values()]), st.binary(max_size=40)), max_size=12
 )
@@ -141,17 +156,22 @@ KNOWN = st.lists(
 )
 
 
-@given(level=st.sampled_from(Level), offered=OFFERED, known=KNOWN, relayed=st.booleans())
-def test_no_level_is_ever_weakened(level: Level, offered: list[bytes], known: list[FoundRelay], relayed: bool) -> None:
-    found, problem = paths(level, BOB.bytes, offered, known, first, relayed=relayed)
+@given(
+    level=st.sampled_from(Level), offered=OFFERED, known=KNOWN, relayed=st.booleans(), hops=st.sampled_from([1, 2, 3])
+)
+def test_no_level_is_ever_weakened(
+    level: Level, offered: list[bytes], known: list[FoundRelay], relayed: bool, hops: int
+) -> None:
+    found, problem = paths(level, BOB.bytes, offered, known, first, relayed=relayed, hops=hops)
     assert bool(found) is not bool(problem)
     for path in found:
         match level:
             case Level.MAXIMUM:
                 assert path == Path((), ONION)
             case Level.HIGH:
-                assert len(path.relays) == 1 and path.address == b"" and path.relays[0].peer != BOB.bytes
-                assert path.relays[0].peer in {one.peer for one in known}
+                assert len({one.peer for one in path.relays} - {BOB.bytes}) == len(path.relays) == hops
+                assert path.address == b""
+                assert {one.peer for one in path.relays[: max(hops - 1, 1)]} <= {one.peer for one in known}
             case Level.LOW:
                 assert relayed or not path.relays
                 assert path.address in (OWN, NAMED, b"")
