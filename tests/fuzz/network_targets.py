@@ -1,4 +1,4 @@
-"""What strangers say of relays: descriptors, mDNS records, receipts."""
+"""What strangers say of relays and peers: descriptors, whereabouts, mDNS records, receipts, SOCKS requests."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Final
 
 from actors.record_store import MemoryStore
 from actors.reputation_tracker import ReputationTracker
-from protocol import envelope, port_mapping, receipts
+from protocol import envelope, extend, port_mapping, receipts, whereabouts
 from protocol.descriptor import DOMAIN, PAYLOAD_TYPE, open_descriptor
 from protocol.errors import RemoteProtocolError
 from protocol.identity import Identity
 from protocol.mdns import read_txt
 from protocol.reputation_messages import Served
 from protocol.service_messages import StreamAnswer, StreamMessage
+from protocol.socks5 import SocksServer
 from tests.support.peers import seeded
 
 _RELAY: Final = Identity.from_seed(seeded("fuzz relay"))
@@ -68,14 +69,47 @@ def mapping_answer(data: bytes) -> None:
             pass
 
 
+def whereabouts_record(data: bytes) -> None:
+    """A record of anybody, and signed as it should be; and messages about them."""
+    for said in (data, envelope.seal(_PEER, envelope.PEER_RECORD_DOMAIN, envelope.PEER_RECORD_TYPE, data)):
+        try:
+            opened = whereabouts.open_whereabouts(said, 1.0)
+        except RemoteProtocolError:
+            continue
+        assert opened.peer == _PEER.peer_id and all(whereabouts.is_hidden(one) for one in opened.addresses)
+    for read in (whereabouts.decode, extend.decode):
+        try:
+            read(data)
+        except RemoteProtocolError:
+            pass
+
+
+def socks(data: bytes) -> None:
+    machine = SocksServer()
+    try:
+        for byte in data:
+            machine.receive_data(bytes((byte,)))
+            if (event := machine.next_event()) is not None:
+                assert event.host.isprintable() and 0 <= event.port < 65536
+    except RemoteProtocolError:
+        pass
+
+
 NETWORK_TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "descriptor": descriptor,
     "mapping answer": mapping_answer,
     "mdns record": mdns_record,
     "receipt": receipt,
+    "socks": socks,
+    "whereabouts": whereabouts_record,
 }
 
 NETWORK_SEEDS: Final[dict[str, tuple[bytes, ...]]] = {
+    "socks": (bytes((5, 1, 0, 5, 1, 0, 3, 1, 97, 0, 80)),),
+    "whereabouts": (
+        whereabouts.encode(whereabouts.WhereaboutsWanted(_PEER.peer_id.bytes)),
+        extend.encode(extend.ExtendWanted(_RELAY.peer_id.bytes)),
+    ),
     "receipt": (
         receipts.encode(receipts.ReceiptAsked()),
         receipts.encode(receipts.ReceiptOffered(b"envelope")),

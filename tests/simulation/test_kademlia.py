@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from multiaddr import Multiaddr
 
 from actors.kad_records import RecordPolicy
 from protocol import kad
+from protocol.identity import Identity
 from protocol.kad import KadMessage, KadPeer, KadRecord, MessageType
 from protocol.kad_keys import RELAYS, descriptor_key, provider_key
 from protocol.service_messages import StreamMessage
+from protocol.whereabouts import open_whereabouts, seal_whereabouts
+from protocol.whereabouts_messages import WhereaboutsFound, WhereaboutsGiven, WhereaboutsSought, WhereaboutsStored
 from tests.simulation.kademlia import LIES, Kademlia, Liar, stranger
 from tests.simulation.network import FORWARDER, Host, Weather
 from tests.support.descriptors import descriptor
+from tests.support.peers import seeded
 
 KEY = provider_key(RELAYS)
 
@@ -56,6 +61,39 @@ def test_copies_lie_at_the_nearest_to_their_keys(calm: tuple[Kademlia, list[Host
     )
     assert set(providers) == {relay.peer.bytes for relay in relays}
     assert min(providers.values()) >= 15
+
+
+def test_whereabouts_are_found_from_everywhere_and_the_latest_counts(calm: tuple[Kademlia, list[Host]]) -> None:
+    world, relays = calm
+    bob, carol = (Identity.from_seed(seeded(name)) for name in ("bob", "carol"))
+    circuits = [
+        Multiaddr(f"/ip4/9.9.9.{number}/tcp/4001/p2p/{relay.peer}/p2p-circuit").to_bytes()
+        for number, relay in enumerate(relays[:2])
+    ]
+
+    def ask(node: Host, question: WhereaboutsSought | WhereaboutsGiven) -> WhereaboutsFound | WhereaboutsStored:
+        node.post(question)
+        answers: list[WhereaboutsFound | WhereaboutsStored] = []
+
+        def answered() -> bool:
+            told = (*node.heard(WhereaboutsFound), *node.heard(WhereaboutsStored))
+            answers[:] = [one for one in told if one.request_id == question.request_id]
+            return bool(answers)
+
+        assert world.network.run_until(answered, 30.0), "a question is always answered"
+        return answers[0]
+
+    for number, circuit in enumerate(circuits):
+        record = seal_whereabouts(bob, (circuit,), world.network.now)
+        stored = ask(world.nodes[7 + number], WhereaboutsGiven(100 + number, "asker", record, "198.51.100.1", 15.0))
+        assert isinstance(stored, WhereaboutsStored) and stored.copies >= 15, stored.problem
+        world.network.run(10.0)
+    for number, node in enumerate(world.nodes[::10]):
+        found = ask(node, WhereaboutsSought(200 + number, "asker", bob.peer_id.bytes, 15.0))
+        assert isinstance(found, WhereaboutsFound) and found.record == record
+        assert open_whereabouts(found.record, world.network.now).addresses == (circuits[1],)
+    nobody = ask(world.nodes[0], WhereaboutsSought(300, "asker", carol.peer_id.bytes, 15.0))
+    assert isinstance(nobody, WhereaboutsFound) and nobody.record == b"" and "nobody" in nobody.problem
 
 
 def test_a_client_finds_relays_and_nobody_asks_it(calm: tuple[Kademlia, list[Host]]) -> None:
