@@ -66,7 +66,7 @@ Connected = Callable[[PeerLink | Refusal], None]
 class CircuitClient:
     """See the module.  ``randomness(n)``: n random bytes.  ``handlers``: by protocol, what is done with a stream that
     a peer opens.  ``accepted``: told of each connection that came through a relay, when its peer has proved itself.
-    ``hop``: who we are to relays that only lead to others, so that these cannot be told who we are to the last one.
+    ``hop``: who we are to each relay that only leads to others, so that no two relays know us as the same.
     Every method takes the time; :meth:`flush` is to be called after it, and :meth:`handle_deadline` when due.
     """
 
@@ -76,7 +76,7 @@ class CircuitClient:
         static: StaticKey,
         randomness: Callable[[int], bytes],
         *,
-        hop: StaticKey | None = None,
+        hop: Callable[[], StaticKey] | None = None,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerLink], None] = lambda _: None,
     ) -> None:
@@ -84,7 +84,7 @@ class CircuitClient:
         self.peer_id = static.identity.peer_id
         self.links: set[PeerLink] = set()
         self._static = static
-        self._passing = hop or static
+        self._passing = hop or (lambda: static)
         self._randomness = randomness
         self._accepted = accepted
         self._arena = Arena()
@@ -101,7 +101,7 @@ class CircuitClient:
     ) -> PeerLink:
         """We dialled, or were dialled (``inbound``), and ``wire`` carries what is said.  ``expected``: who must
         answer.  ``observed``: where we see the peer, a binary multiaddr; b"": it is not told."""
-        link = self._link(now, expected, inbound=inbound, static=self._static if inbound else self._passing)
+        link = self._link(now, expected, inbound=inbound, static=self._static if inbound else self._passing())
         link.wire = wire
         link.observed = observed
         return link
@@ -249,7 +249,7 @@ class CircuitClient:
                 answered(Refusal(0, problem))
                 return
             self._deadlines.cancel(stream)
-            static = self._static if last else self._passing
+            static = self._static if last else self._passing()
             inner = self._carry(link, stream, relay, None, inbound=False, static=static)
             answered(inner)
             trailing = request.trailing_data()

@@ -1,7 +1,7 @@
 """ExtensionService: who may have a circuit extended through this relay, and to where.
 
     a peer asks   ExtendWanted(relay) ─► BestRelaysWanted to the directory ─► its addresses ─► StreamExtended
-                                                                           ─► unknown: ExtendTold(problem)
+                                         unknown: once more, with a search ─► unknown still: ExtendTold(problem)
 
 From then on its bytes are the forwarder's (extensions.py).  Only relays that the directory knows and that were reached
 are gone on to, at the addresses known there: so nobody can have this node connect to a host of his choice.  While a cap
@@ -43,6 +43,10 @@ KNOWN: Final = 64
 #: Seconds for which its answer is good.
 FRESH: Final = 10.0
 
+#: Seconds that a search for relays that are not known may take, and between two of them: strangers cause them.
+SEARCH: Final = 5.0
+SEARCH_AGAIN: Final = 60.0
+
 #: Requests that wait for it.
 MAX_WAITING: Final = 256
 
@@ -63,6 +67,8 @@ class ExtensionService:
         self._relays: dict[bytes, FoundRelay] = {}
         self._fresh_until = float("-inf")
         self._asked = 0
+        self._searching = False
+        self._search_at = float("-inf")
         self._rates = KeyedBuckets(RATE, AT_ONCE, MAX_RATE_KEYS)
 
     def handle(
@@ -86,9 +92,15 @@ class ExtensionService:
             case BestRelays(request_id=number, relays=relays) if number == self._asked:
                 self._relays = {one.peer: one for one in relays}
                 self._fresh_until = now + FRESH
+                unknown = any(not self._usable(relay) for relay in self._waiting.values())
+                if unknown and not self._searching and now >= self._search_at:
+                    self._search_at = now + SEARCH_AGAIN
+                    return [*self._settle(keep_unknown=True), self._ask(search=True)]
+                self._searching = False
                 return self._settle()
             case Undeliverable(receiver=actor) | ActorDown(actor=actor):
                 if actor == self._directory:
+                    self._searching = False
                     return self._settle()  # with what was known last
                 if actor in self._forwarders:
                     self._forwarders.remove(actor)
@@ -124,19 +136,30 @@ class ExtensionService:
             return [Send(message.forwarder, StreamAnswer(message.stream, None, reset=True))]
         first = not self._waiting
         self._waiting[message.forwarder, message.stream] = request.relay
-        if now < self._fresh_until:
-            return self._settle()
-        if not first:
-            return []  # the answer that is on its way serves this one too
-        self._asked += 1
-        return [Send(self._directory, BestRelaysWanted(self._asked, self._name, KNOWN, 0.0, search=False))]
+        may_search = now >= self._search_at and not self._searching
+        if now < self._fresh_until and (self._usable(request.relay) or not may_search):
+            return self._settle(keep_unknown=self._searching)
+        return [self._ask()] if first else []  # the answer that is on its way serves this one too
 
-    def _settle(self) -> list[Send]:
+    def _ask(self, *, search: bool = False) -> Send:
+        self._asked += 1
+        self._searching = search
+        within = SEARCH if search else 0.0
+        return Send(self._directory, BestRelaysWanted(self._asked, self._name, KNOWN, within, search=search))
+
+    def _usable(self, relay: bytes) -> FoundRelay | None:
+        known = self._relays.get(relay)
+        return known if known is not None and known.addresses and known.answer not in _UNREACHED else None
+
+    def _settle(self, *, keep_unknown: bool = False) -> list[Send]:
+        """Answer who waits; ``keep_unknown``: but those whose relay is still looked for."""
         waiting, self._waiting = self._waiting, {}
         sends = []
         for (forwarder, stream), relay in waiting.items():
-            known = self._relays.get(relay)
-            if known is None or known.answer in _UNREACHED or not known.addresses:
+            known = self._usable(relay)
+            if known is None and keep_unknown:
+                self._waiting[forwarder, stream] = relay
+            elif known is None:
                 self.counts["refused: unknown"] += 1
                 told = extend.encode(ExtendTold("that relay is not known here, or was not reached"))
                 sends.append(Send(forwarder, StreamAnswer(stream, told, finish=True)))

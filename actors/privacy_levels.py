@@ -33,7 +33,7 @@ GOOD_SCORE: Final = 70.0
 EXTENDING: Final = "descord-relay/"
 
 #: Chains to one last relay that are tried, each with another first one.
-MAX_TRIES: Final = 3
+MAX_TRIES: Final = 6
 
 #: The source that names the relays of the settings (actors/network_names.py).
 PUBLIC_SOURCE: Final = "public"

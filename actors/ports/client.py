@@ -77,7 +77,7 @@ class Client:
     """See the module.  ``handlers``: by protocol, what is done with a stream that a peer opens; a handler's exception
     resets its stream, its return finishes it.  ``accepted``: told of each peer that connected to us through a relay.
     ``dialler``: makes the connections, and looks up names; directly with ``resolver`` when there is none.
-    ``hop``: who this is to relays of :meth:`connect_through` before the last."""
+    ``unlinked``: to each relay of :meth:`connect_through` before the last this is somebody else."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Client:
         refresh: RefreshPolicy | None = None,
         resolver: Resolver | None = None,
         dialler: Dialler | None = None,
-        hop: Identity | None = None,
+        unlinked: bool = False,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
     ) -> None:
@@ -97,7 +97,7 @@ class Client:
             policy or ClientPolicy(),
             StaticKey(identity, random_bytes(32)),
             random_bytes,
-            hop=None if hop is None else StaticKey(hop, random_bytes(32)),
+            hop=_new_key if unlinked else None,
             handlers={protocol: partial(self._handle, handler) for protocol, handler in (handlers or {}).items()},
             accepted=lambda link: accepted(self._connection(link)),
         )
@@ -153,8 +153,8 @@ class Client:
         return await self._dial_through(await self.through(relays, known=True), target)
 
     async def through(self, relays: Sequence[str], *, known: bool) -> PeerConnection:
-        """The last of ``relays``, through the others.  ``known``: we are to it who this client is, else who it is to
-        those before.  DialError, RelayRefused."""
+        """The last of ``relays``, through the others.  ``known``: we are to it who this client is, else
+        somebody new.  DialError, RelayRefused."""
         within = await self.dial(self._parse(relays[0]))
         for number, relay in enumerate(relays[1:], 2):
             within = await self._extend(within, PeerId.parse(relay), last=known and number == len(relays))
@@ -415,6 +415,10 @@ class Socket(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _new_key() -> StaticKey:
+    return StaticKey(Identity.from_seed(random_bytes(32)), random_bytes(32))
 
 
 def _reason(error: BaseException | None) -> str:

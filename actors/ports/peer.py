@@ -10,7 +10,7 @@ so that what is open at one is never used at another:
 
     LOW        one client, that dials whatever it is told to
     HIGH       one client, that dials chosen relays and nothing else; with several relays in a row one for each peer
-               that is dialled, with a new peer id, and another one to relays before the last
+               that is dialled, with a new peer id, and another to each relay before the last
     MAXIMUM    a client for each peer that is dialled, with a new peer id and its own circuits in Tor; one that listens
 """
 
@@ -307,26 +307,27 @@ class Peer:
         if len(path.relays) != hops:  # as in _go
             raise LevelRefused(f"a way through {len(path.relays)} relays is none through {hops}")
         first = path.relays[0]
-        client = self._chains.get((target, hops))
-        if client is None:
-            dialler = RelayDialler(self._resolver())
-            dialler.allow([PeerId(first.peer)])
-            client = Client(_fresh(), policy=self.policy.client, dialler=dialler, hop=_fresh())
-            self._chains[target, hops] = client
+        # Each try is a context of its own: whom one relay has seen is not seen again by others.
+        former = self._chains.pop((target, hops), None)
+        if former is not None:
+            await former.close()
+        dialler = RelayDialler(self._resolver())
+        dialler.allow([PeerId(first.peer)])
+        client = Client(_fresh(), policy=self.policy.client, dialler=dialler, unlinked=True)
         failure: ClientError | None = None
-        for address in first.addresses:
-            way = _way(address, path.relays)
-            try:
-                return await client.connect_through(way, target)
-            except DialError as error:
-                failure = error
-            except ClientError as error:
-                failure = error
-                break
-        # The next way is another context: whom a relay has seen is not seen again by others.
-        del self._chains[target, hops]
-        await client.close()
-        raise failure or DialError("the first relay has no address")
+        try:
+            for address in first.addresses:
+                try:
+                    connection = await client.connect_through(_way(address, path.relays), target)
+                except DialError as error:
+                    failure = error
+                else:
+                    self._chains[target, hops] = client
+                    return connection
+            raise failure or DialError("the first relay has no address")
+        finally:
+            if self._chains.get((target, hops)) is not client:
+                await client.close()
 
     async def _go_through(self, client: Client, relay: RelayAt, target: PeerId) -> PeerConnection:
         failure: ClientError | None = None
@@ -375,19 +376,20 @@ class Peer:
         """The same, asked through another relay under a new peer id: who is asked does not see who asks."""
         told = await self._router.relays(Level.HIGH, CHOICE, RELAY_SEARCH, ())
         failures = [told.problem] if told.problem else []
-        tries = [
+        several = told.relays
+        tries = [  # another first one each time
             (first, guide)
-            for first in told.relays
-            for guide in told.relays
+            for step in range(1, len(several))
+            for first, guide in zip(several, several[step:] + several[:step], strict=True)
             if network_of(first.addresses[0]) != network_of(guide.addresses[0])
         ]
-        for first, guide in tries[:GUIDES]:
+        for first, guide in tries[: 2 * GUIDES]:
             dialler = RelayDialler(self._resolver())
             dialler.allow([PeerId(first.peer)])
             try:
                 async with (
                     asyncio.timeout(self.policy.path_timeout),
-                    Client(_fresh(), policy=self.policy.client, dialler=dialler, hop=_fresh()) as client,
+                    Client(_fresh(), policy=self.policy.client, dialler=dialler, unlinked=True) as client,
                 ):
                     connection = await client.through(_way(first.addresses[0], (first, guide)), known=True)
                     return (await ask_whereabouts(connection, peer, time.time())).addresses

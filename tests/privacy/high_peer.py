@@ -86,15 +86,24 @@ async def run(arguments: argparse.Namespace) -> None:
                 addresses = await peer.listen(Level.HIGH)
                 plant(arguments.leak, arguments.own, arguments.other, peer)
                 say({"addresses": addresses})
+            elif command == "look":  # for relays, as long as it takes to know all that there are
+                while len((await node.relays(Level.HIGH, 8, 5.0, ())).relays) < int(words[0]):
+                    pass
+                say({})
             else:
                 plant(arguments.leak, arguments.own, arguments.other, peer)
-                connection = await peer.connect(words[0], level=Level.HIGH)
+                connection = await peer.connect(words[0], level=Level.HIGH, hops=int(words[1]) if words[1:] else 1)
                 await connection.identify()
                 stream = await connection.open(HALF_CLOSE)
                 data = os.urandom(300_000)
                 await stream.write(data)
                 await stream.finish()
-                say({"relay": str(connection.relay), "echoed": await stream.read_exactly(len(data)) == data})
+                echoed = await stream.read_exactly(len(data)) == data
+                chain, link = [], connection.link.relay
+                while link is not None:
+                    chain.append({"relay": str(link.peer), "as": str(link.identity.peer_id)})
+                    link = link.relay
+                say({"relay": str(connection.relay), "echoed": echoed, "chain": chain[::-1]})
 
 
 def say(event: dict[str, Any]) -> None:

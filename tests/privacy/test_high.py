@@ -131,7 +131,7 @@ def test_between_two_of_ours(scene: Callable[[], Any]) -> None:
         bob, alice = here.ours("bob"), here.ours("alice")
         assert here.relay_id in bob.ask("listen")["addresses"][0]
         said = alice.ask("dial", bob.peer_id)
-        assert said == {"relay": here.relay_id, "echoed": True}
+        assert said["relay"] == here.relay_id and said["echoed"]
         alice.end()
         bob.end()
     for one, other, peer in (("alice", "bob", bob), ("bob", "alice", alice)):
@@ -147,7 +147,7 @@ def test_ours_dials_and_is_not_seen(implementation: str, scene: Callable[[], Any
         bob.call("reserve", relay=here.relay)
         alice = here.ours("alice")
         said = alice.ask("dial", f"{here.relay}/p2p-circuit/p2p/{bob.peer_id}")
-        assert said == {"relay": here.relay_id, "echoed": True}
+        assert said["relay"] == here.relay_id and said["echoed"]
         known = bob.call("identify", peer=alice.peer_id)
         where = bob.call("connections")
         alice.end()

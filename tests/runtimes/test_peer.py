@@ -36,15 +36,15 @@ def known(relays: list[NodeProcess]) -> list[str]:
 
 
 @pytest.fixture
-def relays(tmp_path: Path) -> Iterator[Callable[[int], list[NodeProcess]]]:
+def relays(tmp_path: Path) -> Iterator[Callable[..., list[NodeProcess]]]:
     started: list[NodeProcess] = []
 
-    def start(count: int) -> list[NodeProcess]:
+    def start(count: int, *, acquainted: bool = True) -> list[NodeProcess]:
         for number in range(count):
             started.append(
                 NodeProcess(tmp_path / f"relay-{number}", "--private-network", "on", "--mdns", "off",
                             "--rate-limits", "off", "--listen", f"/ip4/127.{number + 1}.0.1/tcp/0",
-                            *known(started))
+                            "--assume-reachable", "on", *(known(started) if acquainted else ()))
             )  # fmt: skip
         return started
 
@@ -83,7 +83,7 @@ async def echoed(stream: PeerStream, size: int = 1_000_000) -> None:
 
 
 async def test_a_peer_is_found_by_its_id_and_reached_through_its_relay(
-    relays: Callable[[int], list[NodeProcess]], tmp_path: Path
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
 ) -> None:
     nodes = relays(2)
     async with asyncio.timeout(60), peer("bob", tmp_path, nodes) as bob, peer("alice", tmp_path, nodes) as alice:
@@ -100,9 +100,9 @@ async def test_a_peer_is_found_by_its_id_and_reached_through_its_relay(
 
 
 async def test_nobody_is_dialled_who_is_not_known_as_a_relay(
-    relays: Callable[[int], list[NodeProcess]], tmp_path: Path
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
 ) -> None:
-    nodes = relays(2)
+    nodes = relays(2, acquainted=False)
     async with (
         asyncio.timeout(60),
         peer("bob", tmp_path, nodes[1:], keep=1) as bob,
@@ -124,7 +124,7 @@ async def test_nobody_is_dialled_who_is_not_known_as_a_relay(
 
 
 async def test_another_relay_takes_the_place_of_one_that_is_lost(
-    relays: Callable[[int], list[NodeProcess]], tmp_path: Path
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
 ) -> None:
     nodes = relays(3)
     async with asyncio.timeout(60), peer("bob", tmp_path, nodes) as bob, peer("alice", tmp_path, nodes) as alice:
@@ -153,7 +153,7 @@ async def test_without_any_relay_high_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hops", [2, 3])
 async def test_through_relays_in_a_row_nobody_knows_both_ends(
-    relays: Callable[[int], list[NodeProcess]], tmp_path: Path, hops: int
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path, hops: int
 ) -> None:
     nodes = relays(4)
     seen: list[PeerId] = []

@@ -6,7 +6,7 @@ import pytest
 from multiaddr import Multiaddr
 
 from actors.actor import Send
-from actors.extension_service import AT_ONCE, FRESH, ExtensionService
+from actors.extension_service import AT_ONCE, FRESH, SEARCH_AGAIN, ExtensionService
 from protocol import extend
 from protocol.discovery_messages import BestRelays, BestRelaysWanted, FoundRelay
 from protocol.extend import ExtendMessage, ExtendTold, ExtendWanted
@@ -49,7 +49,11 @@ def wanted(message: ExtendMessage | bytes, stream: int = 1, ip: str = "192.0.2.1
 def asked(made: ExtensionService, *relays: FoundRelay, stream: int = 1, peer: bytes = R1) -> list[Send]:
     (ask,) = made.handle(wanted(ExtendWanted(peer), stream), NOW)
     assert ask.receiver == "directory" and isinstance(ask.message, BestRelaysWanted) and not ask.message.search
-    return made.handle(BestRelays(ask.message.request_id, relays), NOW)
+    sends = made.handle(BestRelays(ask.message.request_id, relays), NOW)
+    if len(sends) == 1 and isinstance(search := sends[0].message, BestRelaysWanted):
+        assert search.search
+        return made.handle(BestRelays(search.request_id, relays), NOW)
+    return sends
 
 
 def test_a_relay_that_is_known_is_gone_on_to_at_the_addresses_known_here() -> None:
@@ -72,6 +76,24 @@ def test_the_directory_is_asked_once_for_many() -> None:
     assert sends == [Send("f", StreamExtended(1, (AT,)))], "the other one had gone"
     assert made.handle(wanted(ExtendWanted(R2), 3), NOW + FRESH - 1) == [Send("f", StreamExtended(3, (AT,)))]
     assert made.handle(wanted(ExtendWanted(R2), 4), NOW + FRESH)[0].receiver == "directory"
+
+
+def test_a_relay_that_is_not_known_is_looked_for_but_not_all_the_time() -> None:
+    made = service()
+    (ask,) = made.handle(wanted(ExtendWanted(R1), 1), NOW)
+    assert isinstance(ask.message, BestRelaysWanted) and not ask.message.search
+    made.handle(wanted(ExtendWanted(R2), 2), NOW)
+    known, search = made.handle(BestRelays(ask.message.request_id, (relay(R2),)), NOW)
+    assert known == Send("f", StreamExtended(2, (AT,))), "who is known need not wait"
+    assert isinstance(search.message, BestRelaysWanted) and search.message.search and search.message.timeout
+    assert made.handle(wanted(ExtendWanted(R2), 3), NOW) == [Send("f", StreamExtended(3, (AT,)))]
+    assert made.handle(BestRelays(search.message.request_id, (relay(R1), relay(R2))), NOW + 3) == [
+        Send("f", StreamExtended(1, (AT,)))
+    ]
+    (refused,) = made.handle(wanted(ExtendWanted(ALICE), 4), NOW + 4)
+    assert isinstance(refused.message, StreamAnswer), "no second search so soon"
+    (again,) = made.handle(wanted(ExtendWanted(ALICE), 5), NOW + SEARCH_AGAIN)
+    assert again.receiver == "directory"
 
 
 @pytest.mark.parametrize("junk", [b"", b"\xff", ExtendTold(""), b"\x92\xa6extend\xc4\x01x"])
