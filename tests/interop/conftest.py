@@ -73,6 +73,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def cache() -> Path:
+    return cache_folder()
+
+
+def cache_folder() -> Path:
     """Where the peers are built: outside the tree, kept between runs."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "descord-relay-interop"
