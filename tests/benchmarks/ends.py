@@ -1,8 +1,8 @@
 """What the ends of a circuit cost, at the privacy level High: `python -m tests.benchmarks.ends`.
 
-Peers of ours, of go-libp2p and of js-libp2p (tests/interop) push and pull through one relay of ours, then ours through two
-and three in a row, each relay a process, all on loopback and on all cores.  Both ends hash what passes, as the peers of
-tests/interop do.  Printed, as a table: CPU-seconds a GiB of either end and of the relays, and MB a second.
+Peers of ours, of go-libp2p and of js-libp2p (tests/interop) push and pull through one relay of ours, and ours through
+two and three in a row, each relay a process, all on loopback and on all cores.  Both ends hash what passes, as the
+peers of tests/interop do.  Printed, as a table: CPU-seconds a GiB of either end and of the relays, and MB a second.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ from tests.support.process import REPOSITORY, NodeProcess, readable
 PUSH, PULL = "/descord-interop/push/1.0.0", "/descord-interop/pull/1.0.0"
 CHUNK = 64 * 1024
 GIB = 1 << 30
+
+#: Moves so many bytes, by push or pull.
+Move = Callable[[str, int], None]
 
 # An end of ours, as a process.
 
@@ -136,9 +139,7 @@ class Ours:
 
 
 @contextmanager
-def ends(
-    kind: str, hops: int, folder: Path, relays: list[NodeProcess]
-) -> Iterator[tuple[int, int, Callable[..., None]]]:
+def ends(kind: str, hops: int, folder: Path, relays: list[NodeProcess]) -> Iterator[tuple[int, int, Move]]:
     """(the dialer's and the target's pid, what moves bytes)."""
     addresses = [one.ready["addresses"][0] for one in relays]
     with ExitStack() as stack:
