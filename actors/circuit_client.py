@@ -51,7 +51,8 @@ from protocol.yamux import DataReceived, Stream, StreamFinished, StreamOpened, S
 class ClientPolicy:
     """``stream_timeout``: seconds from opening a stream until its request is answered; a circuit's target needs its
     part of them.  ``close_grace``: seconds that a peer has to take our last bytes within a circuit.
-    ``max_circuits``: circuits that others may hold open to this peer at a time."""
+    ``max_circuits``: circuits that others may hold open to this peer at a time; and
+    connections to its onion."""
 
     stream_timeout: float = 30.0
     close_grace: float = 2.0

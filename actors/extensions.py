@@ -14,15 +14,16 @@ from typing import Final, Protocol
 
 from actors.client_streams import say
 from actors.inbound_streams import QuietOwner
+from actors.reservations import household
 from protocol import extend
 from protocol.addresses import decode_tcp
 from protocol.extend import ExtendTold
 from protocol.wire import frame
 from protocol.yamux import Stream
 
-#: Extensions of one forwarder, and of one connection: each costs a file descriptor and up to two windows.
+#: Extensions of one forwarder, and of those of one household: each costs a file descriptor and up to two windows.
 MAX_EXTENSIONS: Final = 256
-MAX_OF_CONNECTION: Final = 16
+MAX_OF_HOUSEHOLD: Final = 32
 
 #: Addresses of a relay that are tried, one after the other, and seconds for each.
 MAX_ADDRESSES: Final = 4
@@ -146,8 +147,8 @@ class Extensions:
 
     def begin(self, stream: Stream, addresses: Sequence[bytes]) -> bool:
         """Join ``stream``, whose owner is the extension from now on; False: there are too many."""
-        owners = (one.owner for one in stream.session.streams.values())
-        if len(self._all) >= MAX_EXTENSIONS or sum(isinstance(one, Extension) for one in owners) >= MAX_OF_CONNECTION:
+        home = _home(stream)
+        if len(self._all) >= MAX_EXTENSIONS or sum(_home(one) == home for one in self._all) >= MAX_OF_HOUSEHOLD:
             return False
         made = self._all[stream] = Extension(stream, addresses, self._gone)
         stream.owner = made
@@ -167,3 +168,7 @@ class Extensions:
         """Another process takes over: a TCP connection to another relay does not go along."""
         for one in list(self._all.values()):
             one.end()
+
+
+def _home(stream: Stream) -> str:
+    return household(stream.session.connection.owner.address)

@@ -173,9 +173,14 @@ class Client:
         return reservation
 
     async def listen_at(self, path: str) -> None:
-        """Take connections at a unix socket: those that a Tor of this host passes on.  OSError."""
-        loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_unix_server(lambda: Socket(self, None, inbound=True), path))
+        """Take connections at a unix socket: those that a Tor of this host passes on; as many as circuits at a time
+        (ClientPolicy.max_circuits).  OSError."""
+
+        def accept() -> asyncio.Protocol:
+            here = sum(link.inbound for link in self.core.links)
+            return Socket(self, None, inbound=True) if here < self.core.policy.max_circuits else _Refused()
+
+        self._servers.append(await asyncio.get_running_loop().create_unix_server(accept, path))
 
     def announce(self, addresses: Sequence[bytes]) -> None:
         """Tell peers that we are reached at these too: binary multiaddrs, of onions."""
@@ -354,6 +359,13 @@ class Client:
         self._timer = None
         self.core.handle_deadline(self.now())
         self.turn()
+
+
+class _Refused(asyncio.Protocol):
+    """One connection too many: it is closed at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
 
 
 class Socket(asyncio.Protocol):

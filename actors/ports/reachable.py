@@ -197,7 +197,10 @@ class Reachable:
             address for one in self._held.values() if not one.failure for address in _best(one.reached_at)
         ))[:MAX_ADDRESSES]  # fmt: skip
         due = time.monotonic() - self._told_at >= REPUBLISH
-        if not reached or (reached == self._told and self.copies and not due):
+        if not reached:
+            self._told_at = time.monotonic()  # there is nothing to tell, and will be when relays change
+            return
+        if reached == self._told and self.copies and not due:
             return
         self._sequence = max(self._sequence + 0.001, time.time())
         record = seal_whereabouts(self._identity, reached, self._sequence)
