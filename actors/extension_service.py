@@ -3,8 +3,9 @@
     a peer asks   ExtendWanted(relay) ─► BestRelaysWanted to the directory ─► its addresses ─► StreamExtended
                                          unknown: once more, with a search ─► unknown still: ExtendTold(problem)
 
-From then on its bytes are the forwarder's (extensions.py).  Only relays that the directory knows and that were reached
-are gone on to, at the addresses known there: so nobody can have this node connect to a host of his choice.  While a cap
+From then on its bytes are the forwarder's (extensions.py).  Only relays that the directory knows are gone on to, and
+only where they have proved their peer id to this node: what a relay says of where it is could be anybody's address, so
+nobody can have this node connect to a host of his choice.  While a cap
 on bandwidth holds nothing is extended, because these bytes are not metered.
 """
 
@@ -68,6 +69,7 @@ class ExtensionService:
         self._fresh_until = float("-inf")
         self._asked = 0
         self._searching = False
+        self._asking = False
         self._search_at = float("-inf")
         self._rates = KeyedBuckets(RATE, AT_ONCE, MAX_RATE_KEYS)
 
@@ -90,6 +92,7 @@ class ExtensionService:
             case StreamOver(forwarder=forwarder, stream=stream):
                 self._waiting.pop((forwarder, stream), None)
             case BestRelays(request_id=number, relays=relays) if number == self._asked:
+                self._asking = False
                 self._relays = {one.peer: one for one in relays}
                 self._fresh_until = now + FRESH
                 unknown = any(not self._usable(relay) for relay in self._waiting.values())
@@ -100,7 +103,7 @@ class ExtensionService:
                 return self._settle()
             case Undeliverable(receiver=actor) | ActorDown(actor=actor):
                 if actor == self._directory:
-                    self._searching = False
+                    self._searching = self._asking = False
                     return self._settle()  # with what was known last
                 if actor in self._forwarders:
                     self._forwarders.remove(actor)
@@ -134,22 +137,21 @@ class ExtensionService:
         except RemoteProtocolError as error:
             self.counts[f"refused: {error.code}"] += 1
             return [Send(message.forwarder, StreamAnswer(message.stream, None, reset=True))]
-        first = not self._waiting
         self._waiting[message.forwarder, message.stream] = request.relay
         may_search = now >= self._search_at and not self._searching
         if now < self._fresh_until and (self._usable(request.relay) or not may_search):
-            return self._settle(keep_unknown=self._searching)
-        return [self._ask()] if first else []  # the answer that is on its way serves this one too
+            return self._settle(keep_unknown=self._asking)
+        return [] if self._asking else [self._ask()]  # an answer that is on its way serves this one too
 
     def _ask(self, *, search: bool = False) -> Send:
         self._asked += 1
-        self._searching = search
+        self._asking, self._searching = True, search
         within = SEARCH if search else 0.0
         return Send(self._directory, BestRelaysWanted(self._asked, self._name, KNOWN, within, search=search))
 
     def _usable(self, relay: bytes) -> FoundRelay | None:
         known = self._relays.get(relay)
-        return known if known is not None and known.addresses and known.answer not in _UNREACHED else None
+        return known if known is not None and known.proved and known.answer not in _UNREACHED else None
 
     def _settle(self, *, keep_unknown: bool = False) -> list[Send]:
         """Answer who waits; ``keep_unknown``: but those whose relay is still looked for."""
@@ -165,5 +167,5 @@ class ExtensionService:
                 sends.append(Send(forwarder, StreamAnswer(stream, told, finish=True)))
             else:
                 self.counts["extended"] += 1
-                sends.append(Send(forwarder, StreamExtended(stream, known.addresses)))
+                sends.append(Send(forwarder, StreamExtended(stream, known.proved)))
         return sends

@@ -29,6 +29,13 @@ MAX_OF_HOUSEHOLD: Final = 32
 MAX_ADDRESSES: Final = 4
 CONNECT_TIMEOUT: Final = 5.0
 
+#: What a libp2p connection begins with (multistream-select 1.0): nothing else is passed on, so that an extension is no
+#: way to a mail server or a web site that shares a relay's address.
+PROLOGUE: Final = b"\x13/multistream/1.0.0\n"
+
+#: Seconds without a byte either way after which an extension is ended.  Peers ping each other more often.
+IDLE: Final = 600.0
+
 #: Bytes read from the socket at a time.
 CHUNK: Final = 64 * 1024
 
@@ -41,16 +48,17 @@ class ExtensionSocket(Protocol):
 
 
 class Extension(QuietOwner):
-    """``addresses``: (IP, port) still to be tried.  ``outgoing``: bytes that the socket has not taken.  ``ending``: the
-    peer has finished: behind ``outgoing`` the socket is too."""
+    """``begun``: as much of PROLOGUE as has come.  ``addresses``: (IP, port) still to be tried.  ``outgoing``: bytes
+    that the socket has not taken.  ``ending``: the peer has finished: behind ``outgoing`` the socket is too."""
 
-    __slots__ = ("_gone", "addresses", "connected", "ended", "ending", "outgoing", "socket")
+    __slots__ = ("_gone", "addresses", "begun", "connected", "ended", "ending", "outgoing", "socket")
 
     def __init__(self, stream: Stream, addresses: Sequence[bytes], gone: Callable[[Extension], None]) -> None:
         super().__init__(stream)
         found = dict.fromkeys(at for address in addresses if (at := decode_tcp(address)) is not None)
         self.addresses = list(found)[:MAX_ADDRESSES]
         self.outgoing = bytearray()
+        self.begun = b""
         self.connected = False
         self.ending = False
         self.ended = False
@@ -63,9 +71,19 @@ class Extension(QuietOwner):
         if self.ended:
             self.stream.session.consume(self.stream, len(data))
             return
+        if not self.sendable:
+            self.begun += data[: len(PROLOGUE) - len(self.begun)]
+            if not PROLOGUE.startswith(self.begun):
+                self.end()
+                return
         self.outgoing += data
         if self.socket is not None:
             self.socket.want()
+
+    @property
+    def sendable(self) -> bool:
+        """Whether the peer is known to speak libp2p there, so that ``outgoing`` may leave."""
+        return len(self.begun) == len(PROLOGUE)
 
     def finished(self) -> None:
         self.ending = True

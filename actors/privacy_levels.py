@@ -105,8 +105,9 @@ def paths(
                 return found, ""
             if circuits:
                 return [], (
-                    "none of the relays through which the peer is reached will do: they are bad, or only the peer "
-                    "itself says that they are relays; name one that you trust (public_relays), or its whole address"
+                    "none of the relays through which the peer is reached will do: they are bad, or nothing is known "
+                    "of them but what they and the peer say; name one that you trust (public_relays), give the peer's "
+                    "whole address, or go through several (--hops 2)"
                 )
             return [], "no relay is known through which the peer is reached"
 
@@ -119,9 +120,11 @@ def _through(
     avoid: Sequence[bytes],
     *,
     chosen: bool,
+    far: bool = False,
 ) -> list[Path]:
-    """Through the relays that the target has chosen for itself.  One that only the target calls a relay could be its
-    own machine, and see who dials: it is used only when the caller chose it."""
+    """Through the relays that the target has chosen for itself.  Unless the caller chose them too, they are dialled
+    where the directory knows them, for the target could name an address of its own; and one that is neither known to
+    be good nor named in the settings is not used, for anybody's second peer id can be found as a relay."""
     known = {one.peer: one for one in relays}
     addresses: dict[bytes, list[bytes]] = {}
     for relay, address in circuits:
@@ -130,10 +133,11 @@ def _through(
     ranked = []
     for relay, at in addresses.items():
         one = known.get(relay)
-        rank = (_UNKNOWN if chosen else None) if one is None else _rank_of_known(one)
+        rank = (_UNKNOWN if chosen else None) if one is None else _rank_of_known(one, chosen=chosen)
         if rank is not None:
             latency = None if one is None else one.latency
-            ranked.append(((rank, _octave(latency), draw()), Path((RelayAt(relay, tuple(at)),))))
+            where = tuple(at) if one is None or (chosen and not far) else one.addresses
+            ranked.append(((rank, _octave(latency), draw()), Path((RelayAt(relay, where),))))
     return [path for _, path in sorted(ranked, key=lambda each: each[0])]
 
 
@@ -145,11 +149,12 @@ def _chains(
     avoid: Sequence[bytes],
     hops: int,
 ) -> tuple[list[Path], str]:
-    """Chains of ``hops`` relays, of which the last is the target's choice: it sees no more than the one before it.
+    """Chains of ``hops`` relays, of which the last is the target's choice: it sees no more than the one before it, and
+    is never dialled from here.
     Those before are ours, of networks and so, likely, of operators of their own, and such as can extend."""
     if not 1 < hops <= MAX_HOPS:
         return [], f"{hops} relays in a row: from 1 to {MAX_HOPS} can be had"
-    last = _through(circuits, target, relays, draw, avoid, chosen=True)
+    last = _through(circuits, target, relays, draw, avoid, chosen=True, far=True)
     if not last:
         return [], "no relay is known through which the peer is reached"
     usable = [one for one in select_relays(relays, draw, (*avoid, target)) if not one.agent or _extends(one)]
@@ -181,12 +186,15 @@ def _chain(last: RelayAt, leading: Sequence[FoundRelay], hops: int) -> Path | No
     return Path((*chain, last)) if len(chain) == hops - 1 else None
 
 
-def _rank_of_known(relay: FoundRelay) -> int | None:
-    # A relay that takes nobody new, or seemed unreachable a while ago, may still serve those who are there.
+def _rank_of_known(relay: FoundRelay, *, chosen: bool) -> int | None:
     rank = tier(relay)
-    if rank is not None:
-        return rank
-    return _UNKNOWN if relay.score is None or relay.score > GOOD_SCORE else None
+    if relay.score is not None and relay.score <= GOOD_SCORE and PUBLIC_SOURCE not in relay.sources:
+        return None
+    trusted = chosen or relay.score is not None or PUBLIC_SOURCE in relay.sources
+    if not trusted:
+        return None
+    # One that takes nobody new, or seemed unreachable a while ago, may still serve those who are there.
+    return _UNKNOWN if rank is None else rank
 
 
 def _octave(latency: float | None) -> float:

@@ -14,6 +14,7 @@ from typing import Final
 
 from actors.dial_policy import dialable, network_of
 from protocol.descriptor import RelayDescriptor
+from protocol.multiaddr_form import ip_of
 
 #: Relays that are remembered of each source.  Each costs about 2 kB with its descriptor.
 MAX_OF_SOURCE: Final = 256
@@ -35,7 +36,8 @@ USELESS: Final = frozenset({"unreachable", "norelay"})
 class KnownRelay:
     """``origin``: the source that it counts for.  ``sources``: when each told of it last.  ``descriptor``: verified,
     None: none was told.  ``latency``: seconds, of the last probe that came back.  ``answer``: as ProbeResult says it.
-    ``retry_at``: when it asked to be asked again.  ``probed_at``, ``reached_at``: 0.0: never."""
+    ``retry_at``: when it asked to be asked again.  ``probed_at``, ``reached_at``: 0.0: never.  ``proved``: at which of
+    its addresses it has proved its peer id."""
 
     peer: bytes
     origin: str
@@ -48,6 +50,7 @@ class KnownRelay:
     retry_at: float = 0.0
     probed_at: float = 0.0
     reached_at: float = 0.0
+    proved: tuple[bytes, ...] = ()
 
     @property
     def network(self) -> str:
@@ -107,6 +110,7 @@ class RelayBook:
             known.addresses = usable or known.addresses
         elif known.descriptor is None:
             known.addresses = tuple(dict.fromkeys((*usable, *known.addresses)))[:MAX_ADDRESSES]
+        known.proved = tuple(one for one in known.proved if one in known.addresses)
         known.sources[source] = now
         return known
 
@@ -128,6 +132,16 @@ class RelayBook:
         del self.relays[worst.peer]
         self.refused[reason] += 1
         return True
+
+    def met(self, peer: bytes, at: bytes, *, dialled: bool) -> None:
+        """It has proved its peer id at the far end ``at`` of a connection; ``dialled``: by us, so it listens there.
+        One that came to us has at least that IP."""
+        known = self.relays.get(peer)
+        if known is None or not at:
+            return
+        here = (at,) if dialled else tuple(one for one in known.addresses if ip_of(one) == ip_of(at))
+        proved = dict.fromkeys((*here, *known.proved))
+        known.proved = tuple(one for one in proved if one in known.addresses)[:MAX_ADDRESSES]
 
     def reached(self, peer: bytes, latency: float, now: float) -> None:
         if (known := self.relays.get(peer)) is not None:

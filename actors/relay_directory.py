@@ -310,6 +310,7 @@ class RelayDirectory:
         sends = []
         for result in results:
             if result.latency is not None:
+                self.book.met(result.peer, result.met_at, dialled=result.dialled)
                 self.book.reached(result.peer, result.latency, now)
             if result.latency is None or result.answer != "unprobed":
                 self.book.answered(result.peer, result.answer, result.retry_after, now)
@@ -484,4 +485,5 @@ def _told(known: KnownRelay, rating: Rating | None, now: float) -> FoundRelay:
         retry_after=max(round(known.retry_at - now), 0) if known.retry_at else 0,
         agent="" if known.descriptor is None else known.descriptor.agent,
         last_seen=known.reached_at,
+        proved=known.proved,
     )

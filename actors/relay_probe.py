@@ -34,13 +34,16 @@ MAX_RETRY: Final = 86_400
 class ProbeResult:
     """``latency``: seconds, None: it was not reached.  ``answer``: as FoundRelay says it; ``unprobed``: it is there,
     and was not asked, or we could not ask; ``norelay``: it is there, and does not relay.  ``reason``: why not, for the
-    log."""
+    log.  ``met_at``: the far end of the connection on which it proved its peer id, a binary multiaddr; ``dialled``:
+    whether that is where it was dialled."""
 
     peer: bytes
     latency: float | None
     answer: str
     retry_after: int = 0
     reason: str = ""
+    met_at: bytes = b""
+    dialled: bool = False
 
 
 @dataclass(slots=True)
@@ -52,6 +55,8 @@ class _Probe:
     pings: int = 0
     sent_at: float = 0.0
     latency: float | None = None
+    met_at: bytes = b""
+    dialled: bool = False
 
 
 class Probes:
@@ -88,6 +93,7 @@ class Probes:
             return [Send(message.forwarder, StreamAnswer(message.stream, None, reset=True))], None
         if message.protocol == relay_hop.PROTOCOL:
             return self._hop_answered(message, probe)
+        probe.met_at, probe.dialled = message.observed, message.dialled
         probe.pings += 1
         if probe.pings == 1:
             probe.sent_at = now
@@ -141,4 +147,4 @@ class Probes:
 
     def _end(self, probe: _Probe, answer: str, retry_after: int = 0, reason: str = "") -> ProbeResult:
         self.peers.discard(probe.peer)
-        return ProbeResult(probe.peer, probe.latency, answer, retry_after, reason)
+        return ProbeResult(probe.peer, probe.latency, answer, retry_after, reason, probe.met_at, probe.dialled)

@@ -127,7 +127,8 @@ class BestRelaysWanted(Message, frozen=True):
 
 class FoundRelay(msgspec.Struct, frozen=True, array_like=True):
     """``sources``: who knows it.  ``load``: 0 to 1, None: not told.  ``answer``: what it said when it was probed:
-    ``reserves``, ``full``, ``refuses``, ``unreachable``, ``unprobed``.  ``retry_after``: seconds."""
+    ``reserves``, ``full``, ``refuses``, ``unreachable``, ``unprobed``.  ``retry_after``: seconds.  ``proved``: of its
+    addresses, those at which it has proved its peer id to this node: the others are its own word."""
 
     peer: bytes
     addresses: tuple[bytes, ...]
@@ -139,6 +140,7 @@ class FoundRelay(msgspec.Struct, frozen=True, array_like=True):
     retry_after: int = 0
     agent: str = ""
     last_seen: float = 0.0
+    proved: tuple[bytes, ...] = ()
 
 
 class BestRelays(Message, frozen=True):

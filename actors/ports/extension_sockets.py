@@ -6,10 +6,11 @@ The host's own (actors/ports/host.py), in a file of their own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
-from actors.extensions import CHUNK, CONNECT_TIMEOUT, Extension
+from actors.extensions import CHUNK, CONNECT_TIMEOUT, IDLE, Extension
 
 if TYPE_CHECKING:
     from actors.ports.host import Host
@@ -31,6 +32,8 @@ class ExtensionSockets:
 
     def connect(self, extension: Extension) -> None:
         """Try its addresses; what becomes of it is said in a later turn."""
+        if extension.ended:
+            return
         made = _Socket(self._host, extension, self._buffer, self._sockets.discard)
         self._sockets.add(made)
         extension.socket = made
@@ -42,7 +45,7 @@ class ExtensionSockets:
 
 
 class _Socket:
-    __slots__ = ("_buffer", "_gone", "_host", "_reading", "_shut", "_sock", "_timer", "_writing", "extension")
+    __slots__ = ("_buffer", "_gone", "_host", "_moved", "_reading", "_shut", "_sock", "_timer", "_writing", "extension")
 
     def __init__(self, host: Host, extension: Extension, buffer: memoryview, gone: object) -> None:
         self.extension = extension
@@ -54,6 +57,7 @@ class _Socket:
         self._reading = False
         self._writing = False
         self._shut = False
+        self._moved = 0.0
 
     def connect(self) -> None:
         """The next address, or tell that there is none."""
@@ -66,14 +70,13 @@ class _Socket:
             self._turn()
             return
         address, port = extension.addresses.pop(0)
-        sock = self._sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            sock.connect((address, port))
-        except BlockingIOError:
-            pass
-        except OSError:
+            sock = self._sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect((address, port))
+        except OSError:  # no IPv6 here, or no file, too: the next address, or the peer hears that there is none
             self._host._loop.call_soon(self.connect)
             return
         self._timer = self._host._loop.call_later(CONNECT_TIMEOUT, self.connect)
@@ -91,9 +94,19 @@ class _Socket:
             self._timer = None
         self._host._loop.remove_writer(sock)
         self._writing = False
+        self._moved = self._host._now()
+        self._timer = self._host._loop.call_later(IDLE, self._look)
         self.extension.opened()
         self.want()
         self._turn()
+
+    def _look(self) -> None:
+        left = self._moved + IDLE - self._host._now()
+        if left > 0:
+            self._timer = self._host._loop.call_later(left, self._look)
+        else:
+            self.extension.end()
+            self._turn()
 
     def want(self) -> None:
         """Read while the peer takes what comes, write while there is something."""
@@ -107,7 +120,7 @@ class _Socket:
                 loop.add_reader(sock, self._readable)
             else:
                 loop.remove_reader(sock)
-        writing = bool(extension.outgoing) or (extension.ending and not self._shut)
+        writing = (bool(extension.outgoing) and extension.sendable) or (extension.ending and not self._shut)
         if writing != self._writing:
             self._writing = writing
             if writing:
@@ -135,6 +148,7 @@ class _Socket:
             self._turn()
             return
         if size:
+            self._moved = self._host._now()
             extension.received(self._buffer[:size])
             self.want()
         else:
@@ -152,6 +166,7 @@ class _Socket:
         assert sock is not None
         try:
             if extension.outgoing:
+                self._moved = self._host._now()
                 extension.taken(sock.send(extension.outgoing))
             if extension.ending and not extension.outgoing and not self._shut:
                 self._shut = True

@@ -30,8 +30,12 @@ SERVED = Send("f", ProtocolsServed("extension", (extend.PROTOCOL,)))
 RESET = [Send("f", StreamAnswer(1, None, reset=True))]
 
 
-def relay(peer: bytes, answer: str = "reserves", addresses: tuple[bytes, ...] = (AT,)) -> FoundRelay:
-    return FoundRelay(peer, addresses, ("dht",), 0.1, 0.1, None, answer)
+VICTIM = Multiaddr("/ip4/8.8.8.8/tcp/25").to_bytes()
+
+
+def relay(peer: bytes, answer: str = "reserves", proved: tuple[bytes, ...] = (AT,)) -> FoundRelay:
+    """What it says of where it is leads to somebody else too."""
+    return FoundRelay(peer, (VICTIM, AT), ("dht",), 0.1, 0.1, None, answer, proved=proved)
 
 
 def service(*, metered: bool = False) -> ExtensionService:
@@ -56,11 +60,13 @@ def asked(made: ExtensionService, *relays: FoundRelay, stream: int = 1, peer: by
     return sends
 
 
-def test_a_relay_that_is_known_is_gone_on_to_at_the_addresses_known_here() -> None:
+def test_a_relay_is_gone_on_to_where_it_proved_to_be_and_nowhere_else() -> None:
     assert asked(service(), relay(R1), relay(R2)) == [Send("f", StreamExtended(1, (AT,)))]
 
 
-@pytest.mark.parametrize("known", [(), (relay(R2),), (relay(R1, "unreachable"),), (relay(R1, addresses=()),)])
+@pytest.mark.parametrize(
+    "known", [(), (relay(R2),), (relay(R1, "unreachable"),), (relay(R1, "unprobed", ()),), (relay(R1, proved=()),)]
+)
 def test_nothing_else_is(known: tuple[FoundRelay, ...]) -> None:
     (told,) = asked(service(), *known)
     assert isinstance(told.message, StreamAnswer) and told.message.finish and told.message.payload is not None

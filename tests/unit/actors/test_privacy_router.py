@@ -96,11 +96,36 @@ def test_high_goes_through_the_peers_relays_the_best_first() -> None:
 
 def test_a_peer_cannot_pass_its_own_machine_off_as_a_relay() -> None:
     found, problem = paths(Level.HIGH, BOB.bytes, [CIRCUIT[R1]], [relay(R2)], first)
-    assert found == [] and "only the peer itself says" in problem
+    assert found == [] and "nothing is known" in problem
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+def test_a_peer_does_not_say_where_a_relay_is_that_is_known(hops: int) -> None:
+    """Or it would have its caller dial a host of its own under a good relay's name."""
+    lies = [
+        Multiaddr(f"{where}/p2p/{R1}/p2p-circuit").to_bytes()
+        for where in ("/ip4/203.0.113.42/tcp/4001", "/dns4/tracker.example/tcp/4001")
+    ]
+    found, problem = paths(Level.HIGH, BOB.bytes, lies, [relay(R1, 90.0), far_relay()], first, hops=hops)
+    assert [path.relays[-1] for path in found] == [RelayAt(R1.bytes, (AT[R1],))], problem
+
+
+def far_relay() -> FoundRelay:
+    at = Multiaddr("/ip4/9.9.9.9/tcp/4001").to_bytes()
+    return FoundRelay(R2.bytes, (at,), ("dht",), 0.05, 0.1, 80.0, "reserves", agent="descord-relay/0.1.0")
+
+
+@pytest.mark.parametrize(
+    "stranger", [relay(R1, None), relay(R1, None, answer="full"), relay(R1, None, answer="unprobed")]
+)
+def test_a_stranger_that_the_peer_chose_is_not_used_unless_the_caller_did_too(stranger: FoundRelay) -> None:
+    """Anybody can be found as a relay: a second peer id of the target's own machine, too."""
+    assert paths(Level.HIGH, BOB.bytes, [CIRCUIT[R1]], [stranger], first)[0] == []
+    assert len(paths(Level.HIGH, BOB.bytes, [CIRCUIT[R1]], [stranger], first, chosen=True)[0]) == 1
 
 
 def test_a_relay_that_takes_nobody_new_still_serves_those_who_are_there() -> None:
-    for one in (relay(R1, None, answer="full"), relay(R1, 90.0, load=1.0)):
+    for one in (relay(R1, None, answer="full", sources=("public",)), relay(R1, 90.0, load=1.0)):
         assert len(paths(Level.HIGH, BOB.bytes, [CIRCUIT[R1]], [one], first)[0]) == 1
 
 
@@ -171,6 +196,8 @@ def test_no_level_is_ever_weakened(
             case Level.HIGH:
                 assert len({one.peer for one in path.relays} - {BOB.bytes}) == len(path.relays) == hops
                 assert path.address == b""
+                dialled = path.relays[0]
+                assert any(one.peer == dialled.peer and one.addresses == dialled.addresses for one in known)
                 assert {one.peer for one in path.relays[: max(hops - 1, 1)]} <= {one.peer for one in known}
             case Level.LOW:
                 assert relayed or not path.relays
