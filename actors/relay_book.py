@@ -14,7 +14,6 @@ from typing import Final
 
 from actors.dial_policy import dialable, network_of
 from protocol.descriptor import RelayDescriptor
-from protocol.multiaddr_form import ip_of
 
 #: Relays that are remembered of each source.  Each costs about 2 kB with its descriptor.
 MAX_OF_SOURCE: Final = 256
@@ -133,15 +132,11 @@ class RelayBook:
         self.refused[reason] += 1
         return True
 
-    def met(self, peer: bytes, at: bytes, *, dialled: bool) -> None:
-        """It has proved its peer id at the far end ``at`` of a connection; ``dialled``: by us, so it listens there.
-        One that came to us has at least that IP."""
+    def met(self, peer: bytes, at: bytes) -> None:
+        """It was dialled at ``at``, and has proved its peer id there."""
         known = self.relays.get(peer)
-        if known is None or not at:
-            return
-        here = (at,) if dialled else tuple(one for one in known.addresses if ip_of(one) == ip_of(at))
-        proved = dict.fromkeys((*here, *known.proved))
-        known.proved = tuple(one for one in proved if one in known.addresses)[:MAX_ADDRESSES]
+        if known is not None and at in known.addresses and at not in known.proved:
+            known.proved = (at, *known.proved)
 
     def reached(self, peer: bytes, latency: float, now: float) -> None:
         if (known := self.relays.get(peer)) is not None:

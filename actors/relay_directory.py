@@ -310,7 +310,7 @@ class RelayDirectory:
         sends = []
         for result in results:
             if result.latency is not None:
-                self.book.met(result.peer, result.met_at, dialled=result.dialled)
+                self.book.met(result.peer, result.met_at)
                 self.book.reached(result.peer, result.latency, now)
             if result.latency is None or result.answer != "unprobed":
                 self.book.answered(result.peer, result.answer, result.retry_after, now)
@@ -363,7 +363,7 @@ class RelayDirectory:
     def _probe(self, relay: KnownRelay, *, reserve: bool) -> list[Send]:
         self._turn += 1
         forwarder = self._forwarders[self._turn % len(self._forwarders)]
-        return self._probes.begin(forwarder, relay.peer, relay.addresses, reserve=reserve)
+        return self._probes.begin(forwarder, relay.peer, relay.addresses, reserve=reserve, fresh=not relay.proved)
 
     def _look(self, now: float) -> list[Send]:
         """Whether a few relays are still there, those first that were not looked at for longest."""

@@ -1,6 +1,7 @@
 """Trying a relay: is it there, how far is it, and would it take us?
 
-    ping            with the dial; tells that it is there
+    ping            with the dial; tells that it is there.  While it has proved its peer id at none of its addresses
+                    it is dialled though it is connected to us: others have to reach it there
     ping            on the same stream; its round trip is the latency
     HOP RESERVE     if wanted; the answer tells whether it has room, and for how long not
 
@@ -34,8 +35,7 @@ MAX_RETRY: Final = 86_400
 class ProbeResult:
     """``latency``: seconds, None: it was not reached.  ``answer``: as FoundRelay says it; ``unprobed``: it is there,
     and was not asked, or we could not ask; ``norelay``: it is there, and does not relay.  ``reason``: why not, for the
-    log.  ``met_at``: the far end of the connection on which it proved its peer id, a binary multiaddr; ``dialled``:
-    whether that is where it was dialled."""
+    log.  ``met_at``: where it was dialled and has proved its peer id, a binary multiaddr; b"": it was met otherwise."""
 
     peer: bytes
     latency: float | None
@@ -43,7 +43,6 @@ class ProbeResult:
     retry_after: int = 0
     reason: str = ""
     met_at: bytes = b""
-    dialled: bool = False
 
 
 @dataclass(slots=True)
@@ -56,7 +55,6 @@ class _Probe:
     sent_at: float = 0.0
     latency: float | None = None
     met_at: bytes = b""
-    dialled: bool = False
 
 
 class Probes:
@@ -72,17 +70,28 @@ class Probes:
     def __len__(self) -> int:
         return len(self._probes)
 
-    def begin(self, forwarder: str, peer: bytes, addresses: tuple[bytes, ...], *, reserve: bool) -> list[Send]:
-        """Try ``peer``, over ``forwarder``."""
+    def begin(
+        self, forwarder: str, peer: bytes, addresses: tuple[bytes, ...], *, reserve: bool, fresh: bool
+    ) -> list[Send]:
+        """Try ``peer``, over ``forwarder``; ``fresh``: on a connection of our own making."""
         self.peers.add(peer)
         probe = _Probe(peer, addresses, reserve, forwarder)
-        return [self._want(probe, ping.PROTOCOL, self._randomness(ping.SIZE), fixed=ping.SIZE)]
+        return [self._want(probe, ping.PROTOCOL, self._randomness(ping.SIZE), fixed=ping.SIZE, fresh=fresh)]
 
-    def _want(self, probe: _Probe, protocol: str, payload: bytes, fixed: int = 0) -> Send:
+    def _want(self, probe: _Probe, protocol: str, payload: bytes, fixed: int = 0, *, fresh: bool = False) -> Send:
         number, self._next = self._next, self._next + 1
         self._probes[number] = probe
         wanted = StreamWanted(
-            number, self._name, probe.peer, probe.addresses, protocol, payload, TIMEOUT, fixed, finish=not fixed
+            number,
+            self._name,
+            probe.peer,
+            probe.addresses,
+            protocol,
+            payload,
+            TIMEOUT,
+            fixed,
+            finish=not fixed,
+            fresh=fresh,
         )
         return Send(probe.forwarder, wanted)
 
@@ -93,7 +102,7 @@ class Probes:
             return [Send(message.forwarder, StreamAnswer(message.stream, None, reset=True))], None
         if message.protocol == relay_hop.PROTOCOL:
             return self._hop_answered(message, probe)
-        probe.met_at, probe.dialled = message.observed, message.dialled
+        probe.met_at = message.observed if message.dialled else b""
         probe.pings += 1
         if probe.pings == 1:
             probe.sent_at = now
@@ -147,4 +156,4 @@ class Probes:
 
     def _end(self, probe: _Probe, answer: str, retry_after: int = 0, reason: str = "") -> ProbeResult:
         self.peers.discard(probe.peer)
-        return ProbeResult(probe.peer, probe.latency, answer, retry_after, reason, probe.met_at, probe.dialled)
+        return ProbeResult(probe.peer, probe.latency, answer, retry_after, reason, probe.met_at)
