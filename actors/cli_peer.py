@@ -3,7 +3,7 @@
 descord-relay ping PEER --privacy high          by which way is it reached, and how far is that
 descord-relay expose SERVICE HOST:PORT          let peers reach a TCP service of this host
 descord-relay forward LOCAL PEER SERVICE        a local port that leads to a peer's service
-descord-relay socks LOCAL                       a local SOCKS port that leads to any peer's: PEER.LEVEL.descord
+descord-relay socks LOCAL                       a local SOCKS port that leads to any peer's: PEER.high.descord
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def add_parsers(commands: Any) -> None:
     socks = commands.add_parser(
         "socks",
         help="a local SOCKS port that leads to any peer's services",
-        description="A SOCKS 5 port for programs that know nothing of libp2p: PEER.LEVEL.descord is the peer PEER at a "
-        "privacy level (low, high, maximum), and its port is the service. Ends with Ctrl-C.",
+        description="A SOCKS 5 port for programs that know nothing of libp2p: PEER.high.descord is the peer PEER, "
+        "through a relay, and the port is the service. Ends with Ctrl-C.",
     )
     socks.add_argument("local", metavar="LOCAL", nargs="?", default="1081", help="PORT or HOST:PORT (default: 1081)")
     for command in (expose, forward, socks):

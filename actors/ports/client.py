@@ -134,6 +134,10 @@ class Client:
             raise DialError(f"{parsed.target} is this peer itself")
         return await self._dial_through(relay, parsed.target)
 
+    def direct_to(self, peer: PeerId) -> bool:
+        """Whether ``peer`` is connected without a relay between, and so sees our IP."""
+        return any(one.peer == peer and one.relay is None and not one.ended for one in self._connections.values())
+
     def open_to(self, peer: PeerId, *, relayed: bool) -> list[PeerConnection]:
         """Connections to ``peer`` on which streams can be opened; ``relayed``: those through a relay alone."""
         return [
@@ -172,15 +176,19 @@ class Client:
         reservation.keep()
         return reservation
 
-    async def listen_at(self, path: str) -> None:
-        """Take connections at a unix socket: those that a Tor of this host passes on; as many as circuits at a time
-        (ClientPolicy.max_circuits).  OSError."""
+    async def listen_here(self) -> int:
+        """Take connections at a port of 127.0.0.1, which is returned: those that a Tor of this host passes on; as many
+        as circuits at a time (ClientPolicy.max_circuits).  OSError.
+
+        Not a unix socket: the services that distributions make of Tor see neither /tmp nor anybody's home."""
 
         def accept() -> asyncio.Protocol:
             here = sum(link.inbound for link in self.core.links)
             return Socket(self, None, inbound=True) if here < self.core.policy.max_circuits else _Refused()
 
-        self._servers.append(await asyncio.get_running_loop().create_unix_server(accept, path))
+        server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
+        self._servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
 
     def announce(self, addresses: Sequence[bytes]) -> None:
         """Tell peers that we are reached at these too: binary multiaddrs, of onions."""

@@ -19,13 +19,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import tempfile
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from multiaddr import Multiaddr
 
@@ -47,6 +46,13 @@ log = logging.getLogger(__name__)
 
 #: Seconds in which the settings' and the network's relays are looked for.
 RELAY_SEARCH: Final = 10.0
+
+#: Ways to a peer that are tried, each for path_timeout.
+MAX_PATHS: Final = 6
+
+#: Seconds until an onion that was lost with its Tor is made again: first, and at most.
+ONION_AGAIN: Final = 1.0
+MOST_ONION_DELAY: Final = 60.0
 
 #: Relays of which two are drawn to ask from afar.
 CHOICE: Final = 8
@@ -139,9 +145,8 @@ class Peer:
         self._chains: dict[tuple[PeerId, int], Client] = {}
         self._onion: Client | None = None
         self._tor = TorControl(self.policy.tor_control)
-        self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._reachable: Reachable | None = None
-        self._dialling: dict[tuple[Level, PeerId, int], asyncio.Task[PeerConnection]] = {}
+        self._dialling: dict[tuple[Level, Target, bool, int], asyncio.Task[PeerConnection]] = {}
         self._watching: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Peer:
@@ -176,10 +181,14 @@ class Peer:
             raise NoPath(f"{at.peer} is this peer itself")
         if hops != 1 and level is not Level.HIGH:
             raise NoPath(f"several relays in a row are had at the privacy level {Level.HIGH}, not at {level}")
+        named = _relay_of(at)
         for connection in self._open_to(level, at.peer, hops):
-            if relayed or level is not Level.LOW or connection.relay is None:
-                return connection
-        key = (level, at.peer, hops)
+            if level is Level.LOW and not relayed and connection.relay is not None:
+                continue
+            if level is Level.HIGH and named is not None and connection.relay != named:
+                continue
+            return connection
+        key = (level, at, relayed, hops)
         task = self._dialling.get(key)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._reach(at, level, relayed, hops))
@@ -235,7 +244,7 @@ class Peer:
         return self._reachable
 
     _onion_name = ""
-    #: Tor's private key of the onion: whoever has it has the address.
+    #: The private keys of the onion and of who is met there: whoever has them has the address.
     onion_key = ""
     #: Who is met there: another peer id than elsewhere, so that the two are not told to be one.
     onion_peer: PeerId | None = None
@@ -252,8 +261,6 @@ class Peer:
             if client is not None:
                 await client.close()
         await self._tor.close()
-        if self._socket_folder is not None:
-            self._socket_folder.cleanup()
 
     # Ways.
 
@@ -265,7 +272,7 @@ class Peer:
         if not told.paths:
             raise NoPath(f"no way to {target.peer} at the privacy level {level}: {told.problem}")
         failures = []
-        for path in told.paths:
+        for path in told.paths[:MAX_PATHS]:
             try:
                 async with asyncio.timeout(self.policy.path_timeout if level is not Level.MAXIMUM else None):
                     if hops > 1:
@@ -286,6 +293,11 @@ class Peer:
             case Level.HIGH:
                 if len(path.relays) != 1:  # PrivacyRouter never says so; if it did, an IP would be shown
                     raise LevelRefused("a way without a relay is none at the privacy level high")
+                if self._client_high().direct_to(target):
+                    raise LevelRefused(
+                        f"{target} is a relay that this peer is connected to itself, and sees its IP: go through "
+                        f"several relays (--hops 2), which it sees as somebody else"
+                    )
                 self._relays.allow([PeerId(path.relays[0].peer)])
                 self._relays.forbid(target)
                 return await self._go_through(self._client_high(), path.relays[0], target)
@@ -295,7 +307,9 @@ class Peer:
                     context = Client(_fresh(), policy=self.policy.client, dialler=TorDialler(self.policy.tor_socks))
                     self._contexts[target] = context
                 try:
-                    return await context.connect(f"{Multiaddr(path.address)}/p2p/{target}")
+                    connection = await context.connect(f"{Multiaddr(path.address)}/p2p/{target}")
+                    self._close_with(connection, context, self._contexts, target)
+                    return connection
                 except BaseException:
                     if not context.busy:
                         del self._contexts[target]
@@ -323,6 +337,7 @@ class Peer:
                     failure = error
                 else:
                     self._chains[target, hops] = client
+                    self._close_with(connection, client, self._chains, (target, hops))
                     return connection
             raise failure or DialError("the first relay has no address")
         finally:
@@ -344,6 +359,22 @@ class Peer:
         self._router.observe(Observed(relay.peer, "circuit_failed"))
         raise failure or DialError("the relay has no address")
 
+    def _close_with(self, connection: PeerConnection, client: Client, contexts: dict[Any, Client], key: object) -> None:
+        """A context is over with its connection: nothing of it is kept, nor found again."""
+
+        async def watch() -> None:
+            await connection.wait_ended()
+            if contexts.get(key) is client:
+                del contexts[key]
+            await client.close()
+
+        self._follow(watch())
+
+    def _follow(self, watching: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(watching)
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
     def _watch(self, connection: PeerConnection, relay: bytes) -> None:
         """A circuit counts for its relay when it has ended."""
 
@@ -351,13 +382,12 @@ class Peer:
             await connection.wait_ended()
             self._router.observe(Observed(relay, "circuit"))
 
-        task = asyncio.get_running_loop().create_task(watch())
-        self._watching.add(task)
-        task.add_done_callback(self._watching.discard)
+        self._follow(watch())
 
     async def _look_for(self, peer: PeerId) -> tuple[bytes, ...]:
         """Where ``peer`` is reached, as relays know it: they ask the DHT, which does not see who asks."""
-        told = await self._router.relays(Level.HIGH, GUIDES, RELAY_SEARCH, ())
+        # Not itself, though it be a relay too: it would see who looks for it.
+        told = await self._router.relays(Level.HIGH, GUIDES, RELAY_SEARCH, (peer.bytes,))
         if not told.relays:
             raise NoPath(f"no relay to ask where {peer} is reached: {told.problem}")
         failures = []
@@ -374,7 +404,7 @@ class Peer:
 
     async def _look_from_afar(self, peer: PeerId) -> tuple[bytes, ...]:
         """The same, asked through another relay under a new peer id: who is asked does not see who asks."""
-        told = await self._router.relays(Level.HIGH, CHOICE, RELAY_SEARCH, ())
+        told = await self._router.relays(Level.HIGH, CHOICE, RELAY_SEARCH, (peer.bytes,))
         failures = [told.problem] if told.problem else []
         several = told.relays
         tries = [  # another first one each time
@@ -440,29 +470,47 @@ class Peer:
         )
 
     async def _listen_at_onion(self, key: str) -> None:
+        """``key``: Tor's of the onion, a space, and the seed of who is met there: an address holds only with both."""
         if self._onion is not None:
             return
-        identity = _fresh()
+        tor_key, _, seed = key.partition(" ")
+        identity = Identity.from_seed(bytes.fromhex(seed)) if seed else Identity.from_seed(made := random_bytes(32))
         client = self._client(identity, TorDialler(self.policy.tor_socks))
-        # Short: a unix socket's path has 108 bytes, and Tor, which may run as another user, must pass through to it.
-        folder = tempfile.TemporaryDirectory(prefix="descord-onion-", dir="/tmp")
         try:
-            os.chmod(folder.name, 0o711)
-            socket = f"{folder.name}/{random_bytes(16).hex()}"
-            await client.listen_at(socket)
-            os.chmod(socket, 0o666)
-            name, self.onion_key = await self._tor.publish(socket, key)
+            port = await client.listen_here()
+            name, tor_key = await self._tor.publish(port, tor_key)
         except BaseException:
             await client.close()
-            folder.cleanup()
             raise
-        self._onion, self._socket_folder = client, folder
-        self._onion_name, self.onion_peer = name, identity.peer_id
+        self._onion, self._onion_name, self.onion_peer = client, name, identity.peer_id
+        self.onion_key = f"{tor_key} {seed or made.hex()}"
         client.announce([Multiaddr(f"/onion3/{name}:{ONION_PORT}").to_bytes()])
+        self._follow(self._keep_onion(port, tor_key))
+
+    async def _keep_onion(self, port: int, key: str) -> None:
+        """An onion lives as long as the connection to Tor's control port: after a restart of Tor it is made again."""
+        delay = ONION_AGAIN
+        while True:
+            await self._tor.lost.wait()
+            try:
+                await self._tor.publish(port, key)
+            except ClientError as error:
+                log.warning("the onion is not reached: %s; trying again in %g s", error, delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, MOST_ONION_DELAY)
+            else:
+                log.info("the onion is reached again")
+                delay = ONION_AGAIN
 
 
 def _fresh() -> Identity:
     return Identity.from_seed(random_bytes(32))
+
+
+def _relay_of(target: Target) -> PeerId | None:
+    """The relay that a caller has named, if it has."""
+    found = re.search(r"/p2p/(\w+)/p2p-circuit$", str(Multiaddr(target.offered[0]))) if target.offered else None
+    return None if found is None else PeerId.parse(found[1])
 
 
 def _way(address: bytes, relays: Sequence[RelayAt]) -> list[str]:

@@ -1,7 +1,7 @@
 """Onion services, by Tor's control port.
 
-Tor is a program of its own that somebody else looks after: it is asked to pass an onion's port on to a unix socket of
-ours, and forgets that when this connection to it ends.  stem is blocking, so it has a thread.
+Tor is a program of its own that somebody else looks after: it is asked to pass an onion's port on to a port of ours,
+and forgets that when this connection to it ends.  stem is blocking, so it has a thread.
 
 Source: https://spec.torproject.org/control-spec (ADD_ONION, GETINFO status/bootstrap-phase).
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.ports.connections import ClientError
@@ -31,7 +32,7 @@ class TorError(ClientError):
 
 
 class TorControl:
-    """``address``: HOST:PORT of Tor's control port."""
+    """``address``: HOST:PORT of Tor's control port.  ``lost``: set while there is no connection to it."""
 
     def __init__(self, address: str = "127.0.0.1:9051") -> None:
         host, _, port = address.rpartition(":")
@@ -40,26 +41,39 @@ class TorControl:
         self._address = address
         self._host, self._port = host.strip("[]"), int(port)
         self._controller: Controller | None = None
+        self._closed = False
+        self.lost = asyncio.Event()
 
-    async def publish(self, socket: str, key: str = "") -> tuple[str, str]:
-        """An onion whose port ONION_PORT leads to the unix socket at ``socket``, once others can find it.
+    async def publish(self, port: int, key: str = "") -> tuple[str, str]:
+        """An onion whose port ONION_PORT leads to ``port`` of 127.0.0.1, once others can find it.
         (its name without .onion, its key: the same key is the same name).  TorError."""
-        return await asyncio.to_thread(self._publish, socket, key)
+        loop = asyncio.get_running_loop()
+
+        def gone() -> None:
+            if not self._closed:
+                loop.call_soon_threadsafe(self.lost.set)
+
+        made = await asyncio.to_thread(self._publish, port, key, gone)
+        self.lost.clear()
+        if self._controller is None or not self._controller.is_alive():
+            self.lost.set()
+        return made
 
     async def close(self) -> None:
         """The onion is gone with it."""
+        self._closed = True
         if self._controller is not None:
             await asyncio.to_thread(self._controller.close)
             self._controller = None
 
-    def _publish(self, socket: str, key: str) -> tuple[str, str]:
-        controller = self._connected()
+    def _publish(self, port: int, key: str, gone: Callable[[], None]) -> tuple[str, str]:
+        controller = self._connected(gone)
         import stem
 
         kind, _, content = key.partition(":") if key else ("NEW", "", "ED25519-V3")
         try:
             made: Any = controller.create_ephemeral_hidden_service(
-                {ONION_PORT: f"unix:{socket}"},
+                {ONION_PORT: f"127.0.0.1:{port}"},
                 key_type=kind,
                 key_content=content,
                 await_publication=True,
@@ -69,13 +83,13 @@ class TorControl:
             raise TorError(f"Tor made no onion service: {error}") from error
         return made.service_id, key or f"{made.private_key_type}:{made.private_key}"
 
-    def _connected(self) -> Controller:
+    def _connected(self, gone: Callable[[], None]) -> Controller:
         if self._controller is not None and self._controller.is_alive():
             return self._controller
         try:
             import stem
             import stem.connection
-            from stem.control import Controller
+            from stem.control import Controller, State
         except ImportError:
             raise TorError("the privacy level maximum needs the extra tor: pip install 'descord-relay[tor]'") from None
         try:
@@ -93,5 +107,14 @@ class TorControl:
             controller.close()
             done = progress[1] if progress else "?"
             raise TorError(f"Tor has not joined its network yet ({done}%): wait, or look at its log")
+        if self._closed:
+            controller.close()
+            raise TorError("this peer was closed meanwhile")
+
+        def changed(_: Controller, state: str, __: float) -> None:
+            if state == State.CLOSED:
+                gone()
+
+        controller.add_status_listener(changed)
         self._controller = controller
         return controller

@@ -1,7 +1,7 @@
 """TCP programs that know nothing of libp2p, talking to each other at a privacy level.
 
     forward   a local port      ─► a stream to one peer's service            `descord-relay forward`
-    socks     a local SOCKS port ─► PEER.LEVEL.descord, the port its service  `descord-relay socks`
+    socks     a local SOCKS port ─► PEER.high.descord, the port its service   `descord-relay socks`
     expose    a peer's stream    ─► a host and port here                      `descord-relay expose`
 
 A service is a name, and the protocol of its streams is /descord/service/NAME.  Nobody reaches one who is not allowed.
@@ -101,7 +101,10 @@ def _serve(service: str, exposed: Exposed, told: Told) -> Handler:
             except (TimeoutError, OSError) as error:
                 told(f"{service} does not answer at {exposed.host}:{exposed.port}: {error or 'no answer'}")
                 raise StreamError("the service does not answer") from error
-            await join(stream, reader, writer)
+            try:
+                await join(stream, reader, writer)
+            except OSError as error:  # how services end: nothing of ours failed
+                raise StreamError(f"{service} ended the connection: {error}") from error
         finally:
             running -= 1
 
@@ -138,7 +141,7 @@ class LocalPort:
         await self._listen(host, port, carry)
 
     async def socks(self, host: str, port: int) -> None:
-        """Carry each connection to where its SOCKS request says: PEER.LEVEL.descord.  OSError."""
+        """Carry each connection to where its SOCKS request says: PEER.high.descord.  OSError."""
         await self._listen(host, port, self._socks)
 
     async def close(self) -> None:
@@ -203,15 +206,20 @@ class LocalPort:
 
 
 def named(host: str) -> tuple[PeerId, Level]:
-    """The peer and level in PEER.LEVEL.descord.  Peer ids in base58 tell capitals apart; a program that does not is
+    """The peer and level in PEER.high.descord.  Peer ids in base58 tell capitals apart; a program that does not is
     given the other form, bafz...  TunnelError: nothing else is ever dialled."""
     parts = host.rstrip(".").split(".")
     if len(parts) != 3 or "." + parts[2].lower() != SUFFIX:
-        raise TunnelError(f"{host} is not dialled: only PEER.LEVEL{SUFFIX} is")
+        raise TunnelError(f"{host} is not dialled: only PEER.{Level.HIGH}{SUFFIX} is")
     try:
         level = Level(parts[1].lower())
     except ValueError:
-        raise TunnelError(f"{parts[1]} in {host} is no privacy level: {', '.join(Level)}") from None
+        raise TunnelError(f"{parts[1]} in {host} is no privacy level") from None
+    if level is not Level.HIGH:
+        raise TunnelError(
+            f"{host}: a name says who, and at {level} it must be said where: use descord-relay forward with the peer's "
+            f"whole address (only .{Level.HIGH}{SUFFIX} is looked up)"
+        )
     try:
         return PeerId.parse(parts[0]), level
     except ValueError as error:

@@ -27,10 +27,13 @@ from actors.private_node import NoNode
 from protocol.identity import Identity
 from protocol.privacy_messages import Level
 from tests.support.peers import seeded
-from tests.support.private_tor import PrivateTorNetwork
+from tests.support.private_tor import Node, PrivateTorNetwork
 
 ECHO = "/test/echo/1.0.0"
-TIMES = 5
+TIMES = 6
+
+#: Before which of them the Tor that hosts the onion is killed and started again.
+RESTARTED = 4
 
 
 async def converse(network: PrivateTorNetwork) -> dict[str, Any]:
@@ -51,8 +54,16 @@ async def converse(network: PrivateTorNetwork) -> dict[str, Any]:
     async with Peer(Identity.from_seed(seeded("bob")), NoNode(), handlers={ECHO: echo}, policy=at_host) as bob:
         (onion,) = await bob.listen(Level.MAXIMUM)
         found |= {"bob": str(bob.peer_id), "onion_peer": str(bob.onion_peer), "onion": onion.partition("/p2p/")[0]}
+        assert bob._onion is not None
+        found["listener"] = bob._onion._servers[0].sockets[0].getsockname()[1]
         data = bytes(range(250)) * 4000
         for number in range(TIMES):
+            if number == RESTARTED:
+                assert hosting.proc is not None
+                hosting.proc.kill()
+                hosting.proc.wait()
+                network._spawn(hosting)
+                await asyncio.to_thread(bootstrapped, network, hosting)
             async with Peer(alice, NoNode(), policy=at_dialler) as peer:
                 began = time.monotonic()
                 async with asyncio.timeout(120):
@@ -61,7 +72,7 @@ async def converse(network: PrivateTorNetwork) -> dict[str, Any]:
                             stream = await peer.open(onion, ECHO, level=Level.MAXIMUM)
                             break
                         except NoPath:
-                            if number:  # the first waits until the onion's descriptor is everywhere
+                            if number not in (0, RESTARTED):  # those wait until the onion is known everywhere
                                 raise
                             began = time.monotonic()
                 found["seconds"].append(time.monotonic() - began)
@@ -73,7 +84,15 @@ async def converse(network: PrivateTorNetwork) -> dict[str, Any]:
                 await writing
                 if number == TIMES - 1:
                     found["after_kill"] = await without_tor(network, peer, stream, onion)
+    async with Peer(Identity.from_seed(seeded("bob")), NoNode(), policy=at_host) as again:
+        (same,) = await again.listen(Level.MAXIMUM, key=bob.onion_key)
+        found["same"] = same == onion
     return found | {"seen": seen, "observed": sorted(set(observed))}
+
+
+def bootstrapped(network: PrivateTorNetwork, node: Node) -> None:
+    while network.bootstrap_percent(node) < 100:
+        time.sleep(0.2)  # nobody tells, before its control port is there
 
 
 async def without_tor(network: PrivateTorNetwork, peer: Peer, stream: PeerStream, onion: str) -> list[str]:

@@ -17,7 +17,7 @@ from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDia
 from actors.ports.peer import NoPath, Peer, PeerPolicy
 from actors.private_node import PrivateNode
 from protocol.identity import Identity, PeerId
-from protocol.privacy_messages import Level
+from protocol.privacy_messages import Level, RelaysChosen
 from tests.support.peers import seeded
 from tests.support.process import NodeProcess
 
@@ -121,6 +121,36 @@ async def test_nobody_is_dialled_who_is_not_known_as_a_relay(
         with pytest.raises(NoPath, match="level high"):
             await alice.connect(node, level=Level.HIGH)
         assert (await alice.connect(node, level=Level.LOW)).relay is None
+
+
+async def test_who_sees_our_ip_already_is_not_reached_as_if_it_did_not(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    """A target that is a relay too is not asked where it is, and not talked to at High over another relay."""
+    nodes = relays(2)
+    async with asyncio.timeout(60), peer("alice", tmp_path, nodes) as alice:
+        relay = nodes[1].ready
+        asked: list[tuple[bytes, ...]] = []
+        choose = alice._router.relays
+
+        async def remember(level: Level, count: int, within: float, avoid: tuple[bytes, ...]) -> RelaysChosen:
+            asked.append(avoid)
+            return await choose(level, count, within, avoid)
+
+        alice._router.relays = remember  # type: ignore[method-assign]
+        with pytest.raises(NoPath):
+            await alice.connect(relay["peer_id"], level=Level.HIGH)
+        with pytest.raises(NoPath):
+            await alice.connect(relay["peer_id"], level=Level.HIGH, hops=2)
+        target = PeerId.parse(relay["peer_id"])
+        assert len(asked) == 2 and all(target.bytes in avoid for avoid in asked)
+        assert not alice._client_high().direct_to(target)
+        # Connected to it as a relay, it is refused as a target.
+        chosen = await choose(Level.HIGH, 8, 5.0, ())
+        await alice.relay(next(one for one in chosen.relays if one.peer == target.bytes))
+        circuit = f"{nodes[0].ready['addresses'][0]}/p2p-circuit/p2p/{target}"
+        with pytest.raises(NoPath, match="sees its IP"):
+            await alice.connect(circuit, level=Level.HIGH)
 
 
 async def test_another_relay_takes_the_place_of_one_that_is_lost(

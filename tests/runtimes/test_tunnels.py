@@ -110,7 +110,7 @@ def test_a_web_page_through_a_relay_for_those_who_are_allowed(tmp_path: Path, re
                 received += data
             connection.close()
             assert received.endswith(BODY)
-            for host in ("example.org", f"{exposed['peer_id']}.none.descord", f"{exposed['peer_id']}.maximum.descord"):
+            for host in ("example.org", f"{exposed['peer_id']}.none.descord", f"{exposed['peer_id']}.low.descord"):
                 with pytest.raises(ProxyError):
                     proxy.connect(host, 80, timeout=PATIENCE)
                 assert socks.event()["event"] == "refused"
