@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from actors.lookout import settings_to_look
-from actors.ports.client import PeerConnection, PeerStream
+from actors.ports.client import Client, PeerConnection, PeerStream
 from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
 from actors.ports.peer import NoPath, Peer, PeerPolicy
+from actors.ports.whereabouts_client import say_whereabouts
 from actors.private_node import PrivateNode
+from protocol.addresses import encode_tcp, with_peer
 from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level, RelaysChosen
+from protocol.whereabouts import seal_whereabouts
 from tests.support.peers import seeded
 from tests.support.process import NodeProcess
 
@@ -121,6 +126,45 @@ async def test_nobody_is_dialled_who_is_not_known_as_a_relay(
         with pytest.raises(NoPath, match="level high"):
             await alice.connect(node, level=Level.HIGH)
         assert (await alice.connect(node, level=Level.LOW)).relay is None
+
+
+async def test_who_is_called_does_not_have_the_caller_connect_to_it(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    """It signs where it is reached: that a good relay is at an address of its own would show it who calls."""
+    guide, used = relays(2)
+    callers: list[str] = []
+
+    async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        callers.append(writer.get_extra_info("peername")[0])
+        writer.close()
+
+    trap = await asyncio.start_server(called, "127.9.0.1", 0)
+    async with (
+        trap,
+        asyncio.timeout(60),
+        peer("bob", tmp_path, [used], keep=1) as bob,
+        peer("alice", tmp_path, [guide, used]) as alice,
+    ):
+        await bob.listen(Level.HIGH)
+        relay = PeerId.parse(used.ready["peer_id"])
+        here = encode_tcp(ip_address("127.9.0.1"), trap.sockets[0].getsockname()[1])
+        record = seal_whereabouts(bob.identity, [with_peer(here, relay.bytes) + b"\xa2\x02"], time.time() + 5)
+        choose = alice._router.relays
+
+        async def the_guide(level: Level, count: int, within: float, avoid: tuple[bytes, ...]) -> RelaysChosen:
+            told = await choose(level, 8, 5.0, avoid)
+            first = tuple(one for one in told.relays if one.peer == PeerId.parse(guide.ready["peer_id"]).bytes)
+            assert len(told.relays) == 2 and first, "alice knows both"
+            return RelaysChosen(told.request_id, first)
+
+        alice._router.relays = the_guide  # type: ignore[method-assign]
+        async with Client(bob.identity) as liar:
+            await say_whereabouts(await liar.connect(guide.ready["addresses"][0]), record)
+        connection = await alice.connect(bob.peer_id, level=Level.HIGH)
+        assert connection.relay == relay
+        await echoed(await connection.open(ECHO), 1000)
+        assert callers == []
 
 
 async def test_who_sees_our_ip_already_is_not_reached_as_if_it_did_not(
