@@ -182,7 +182,7 @@ class Client:
 
         Not a unix socket: the services that distributions make of Tor see neither /tmp nor anybody's home."""
 
-        def accept() -> asyncio.Protocol:
+        def accept() -> asyncio.BaseProtocol:
             here = sum(link.inbound for link in self.core.links)
             return Socket(self, None, inbound=True) if here < self.core.policy.max_circuits else _Refused()
 
@@ -376,7 +376,7 @@ class _Refused(asyncio.Protocol):
         cast(asyncio.Transport, transport).abort()
 
 
-class Socket(asyncio.Protocol):
+class Socket(asyncio.BufferedProtocol):
     """The wire of one connection that is not within another.  ``inbound``: the peer opened it."""
 
     def __init__(self, client: Client, expected: PeerId | None, *, inbound: bool = False) -> None:
@@ -398,10 +398,14 @@ class Socket(asyncio.Protocol):
         )
         self._client.turn()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        # The arena's, as every connection's: it is filled and read before anything else happens.
+        return self.link.connection.receive_buffer()
+
+    def buffer_updated(self, size: int) -> None:
         client = self._client
         try:
-            client.core.received(self.link, data, client.now())
+            client.core.filled(self.link, size, client.now())
         except Exception:
             # A fault of ours, met by what this peer sent: it must cost this connection and no other.
             log.exception("a connection is closed because handling its bytes failed")

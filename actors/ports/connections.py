@@ -16,12 +16,19 @@ from protocol.errors import RemoteProtocolError
 from protocol.identify import IdentifyMessage
 from protocol.identity import PeerId
 from protocol.relay_hop import Limit
+from protocol.yamux import MAX_BODY
 
 if TYPE_CHECKING:
     from actors.ports.client import Client
 
-#: Bytes handed on in one write: what lies between two looks at whether the peer still reads.
-CHUNK: Final = 64 * 1024
+#: Connections within connections for whose headers and tags a frame of :data:`CHUNK` bytes leaves room, and what each
+#: adds: a yamux header, a Noise tag and a Noise length.
+NESTED: Final = 4
+LAYER: Final = 12 + 16 + 2
+
+#: Bytes handed on in one write: what lies between two looks at whether the peer still reads.  The most that is one
+#: frame and one Noise message in every connection that it passes: a byte more, and each of them sends two.
+CHUNK: Final = MAX_BODY - NESTED * LAYER
 
 
 class ClientError(Exception):
@@ -115,7 +122,7 @@ class PeerStream:
     def abandon(self) -> None:
         """Nobody reads any more: what still comes is thrown away, until the peer finishes too."""
         stream = self._view.stream
-        stream.session.consume(stream, len(self._view.received))
+        stream.session.consume(stream, sum(map(len, self._view.received)))
         stream.owner = QuietOwner(stream)
         self._client.turn()
 

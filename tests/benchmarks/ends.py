@@ -35,7 +35,7 @@ from tests.support.peers import seeded
 from tests.support.process import REPOSITORY, NodeProcess, readable
 
 PUSH, PULL = "/descord-interop/push/1.0.0", "/descord-interop/pull/1.0.0"
-CHUNK = 64 * 1024
+CHUNK = 256 * 1024
 GIB = 1 << 30
 
 #: Moves so many bytes, by push or pull.
