@@ -42,11 +42,13 @@ from actors.ports.connections import (
 from actors.ports.diallers import Dialler, TcpDialler
 from actors.ports.held_reservation import Reservation
 from actors.ports.host import random_bytes
+from actors.ports.padded import serve_padded
 from actors.ports.resolver import Resolver
 from actors.refresh_schedule import RefreshPolicy, RefreshSchedule
 from protocol.addresses import encode_tcp
 from protocol.identity import Identity, PeerId
 from protocol.noise import StaticKey
+from protocol.padding import PROTOCOL as PADDED
 from protocol.relay_hop import ReservationGranted
 
 __all__ = [
@@ -77,7 +79,8 @@ class Client:
     """See the module.  ``handlers``: by protocol, what is done with a stream that a peer opens; a handler's exception
     resets its stream, its return finishes it.  ``accepted``: told of each peer that connected to us through a relay.
     ``dialler``: makes the connections, and looks up names; directly with ``resolver`` when there is none.
-    ``unlinked``: to each relay of :meth:`connect_through` before the last this is somebody else."""
+    ``unlinked``: to each relay of :meth:`connect_through` before the last this is somebody else.
+    ``padded``: ``handlers`` serve padded streams alone (protocol/padding.py), else these and others."""
 
     def __init__(
         self,
@@ -88,17 +91,23 @@ class Client:
         resolver: Resolver | None = None,
         dialler: Dialler | None = None,
         unlinked: bool = False,
+        padded: bool = False,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
     ) -> None:
         self.peer_id = identity.peer_id
         self.now = steady_clock()
+        policy = policy or ClientPolicy()
+        served = dict(handlers or {})
+        if served:
+            within = serve_padded(served, policy.stream_timeout)
+            served = {PADDED: within} if padded else {**served, PADDED: within}
         self.core = CircuitClient(
-            policy or ClientPolicy(),
+            policy,
             StaticKey(identity, random_bytes(32)),
             random_bytes,
             hop=_new_key if unlinked else None,
-            handlers={protocol: partial(self._handle, handler) for protocol, handler in (handlers or {}).items()},
+            handlers={protocol: partial(self._handle, handler) for protocol, handler in served.items()},
             accepted=lambda link: accepted(self._connection(link)),
         )
         self._dialler: Dialler = dialler or TcpDialler(resolver)
