@@ -10,7 +10,7 @@ Why on a stream, and not in each Noise message: libp2p's Noise has no room for p
 take off, and pings and windows, which have one size anyway, need none.  Why these sizes: one size, as Tor's cells of
 514 bytes, costs a bulk transfer a header and a cipher call for each of them; TLS 1.3 (RFC 8446, 5.4) and MLS (RFC 9420,
 6.3.1) leave the choice to the sender.  Steps of four tell log2(5) = 2.3 bits of a message that fits one frame.  The
-largest is what one yamux frame of ours takes (yamux.MAX_BODY), so bulk is padded by 0.8 percent.
+largest is one frame and one Noise message in every connection that it passes, so bulk is padded by 0.8 percent.
 
 At its end a stream is filled up so that all its frames together are of a size that Padmé gives (Nikitin et al.,
 "Reducing Metadata Leakage from Encrypted Files and Communication with PURBs", PoPETs 2019, section 4): at most 12
@@ -30,12 +30,11 @@ from typing import Final
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.machine import Machine
-from protocol.yamux import MAX_BODY
 
 PROTOCOL: Final = "/descord/padded/1.0.0"
 
 #: Bytes of a frame, its header included: multiples of UNIT.
-SIZES: Final = (256, 1024, 4096, 16384, MAX_BODY)
+SIZES: Final = (256, 1024, 4096, 16384, 64 * 1024 - 512)
 UNIT: Final = 256
 
 _HEADER: Final = struct.Struct(">BBH")

@@ -16,19 +16,13 @@ from protocol.errors import RemoteProtocolError
 from protocol.identify import IdentifyMessage
 from protocol.identity import PeerId
 from protocol.relay_hop import Limit
-from protocol.yamux import MAX_BODY
 
 if TYPE_CHECKING:
     from actors.ports.client import Client
 
-#: Connections within connections for whose headers and tags a frame of :data:`CHUNK` bytes leaves room, and what each
-#: adds: a yamux header, a Noise tag and a Noise length.
-NESTED: Final = 4
-LAYER: Final = 12 + 16 + 2
-
-#: Bytes handed on in one write: what lies between two looks at whether the peer still reads.  The most that is one
-#: frame and one Noise message in every connection that it passes: a byte more, and each of them sends two.
-CHUNK: Final = MAX_BODY - NESTED * LAYER
+#: Bytes handed on in one write: what lies between two looks at whether the peer still reads.  One frame and one Noise
+#: message in every connection that they pass: each within another adds 30 bytes, and MAX_BODY leaves room for sixteen.
+CHUNK: Final = 64 * 1024 - 512
 
 
 class ClientError(Exception):
