@@ -490,9 +490,9 @@ class CircuitForwarder:
         if counters != self._reported:
             self._reported = counters
             self._tell(counters)
-        if self._metrics and (measured := self.steps.metrics(counters)) != self._measured:
-            self._measured = measured
-            self._sends.append(Send(self._metrics, measured))
+        if self._metrics and (told := self.steps.metrics(counters, self.services.extensions.moved)) != self._measured:
+            self._measured = told
+            self._sends.append(Send(self._metrics, told))
         self.steps.look_at_late()
         self._deadlines.set("counters", now + COUNTERS_INTERVAL, self._count)
 

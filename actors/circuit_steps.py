@@ -464,8 +464,9 @@ class CircuitSteps:
         self._inherited_bytes += bytes_forwarded
         self._inherited.update(refusals)
 
-    def metrics(self, counters: messages.ForwarderCounters) -> messages.ForwarderMetrics:
-        """What the actor "metrics" is told."""
+    def metrics(self, counters: messages.ForwarderCounters, extended: int) -> messages.ForwarderMetrics:
+        """What the actor "metrics" is told.  ``extended``: bytes of extensions, a class of their own."""
+        by_class = self._class_bytes.told(max(counters.bytes_forwarded - self._inherited_bytes, 0))
         return messages.ForwarderMetrics(
             forwarder=self._forwarder,
             connections=counters.connections,
@@ -473,7 +474,7 @@ class CircuitSteps:
             opened=self.opened,
             bridged_in=self.bridged_in,
             hand_offs=self.hand_offs,
-            bytes_by_class=self._class_bytes.told(max(counters.bytes_forwarded - self._inherited_bytes, 0)),
+            bytes_by_class=by_class | ({"extension": extended} if extended else {}),
             failed=dict(self.failed),
             ended=dict(self.ended_by),
             refusals={why: n - self._inherited[why] for why, n in counters.refusals.items()},

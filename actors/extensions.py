@@ -49,9 +49,10 @@ class ExtensionSocket(Protocol):
 
 class Extension(QuietOwner):
     """``begun``: as much of PROLOGUE as has come.  ``addresses``: (IP, port) still to be tried.  ``outgoing``: bytes
-    that the socket has not taken.  ``ending``: the peer has finished: behind ``outgoing`` the socket is too."""
+    that the socket has not taken.  ``moved``: bytes passed on, both ways.  ``ending``: the peer has finished:
+    behind ``outgoing`` the socket is too."""
 
-    __slots__ = ("_gone", "addresses", "begun", "connected", "ended", "ending", "outgoing", "socket")
+    __slots__ = ("_gone", "addresses", "begun", "connected", "ended", "ending", "moved", "outgoing", "socket")
 
     def __init__(self, stream: Stream, addresses: Sequence[bytes], gone: Callable[[Extension], None]) -> None:
         super().__init__(stream)
@@ -60,6 +61,7 @@ class Extension(QuietOwner):
         self.outgoing = bytearray()
         self.begun = b""
         self.connected = False
+        self.moved = 0
         self.ending = False
         self.ended = False
         self.socket: ExtensionSocket | None = None
@@ -121,12 +123,14 @@ class Extension(QuietOwner):
 
     def taken(self, size: int) -> None:
         """The socket took so many of ``outgoing``."""
+        self.moved += size
         del self.outgoing[:size]
         if not self.stream.closed:
             self.stream.session.consume(self.stream, size)
 
     def received(self, data: memoryview) -> None:
         """The other relay sent ``data``, at most ``room``."""
+        self.moved += len(data)
         say(self.stream, bytes(data))
 
     def eof(self) -> None:
@@ -154,6 +158,12 @@ class Extensions:
     def __init__(self) -> None:
         self.wanted: list[Extension] = []
         self._all: dict[Stream, Extension] = {}
+        self._moved_before = 0
+
+    @property
+    def moved(self) -> int:
+        """Bytes that all passed on, both ways, those that are over too."""
+        return self._moved_before + sum(one.moved for one in self._all.values())
 
     def __len__(self) -> int:
         return len(self._all)
@@ -174,7 +184,8 @@ class Extensions:
         return True
 
     def _gone(self, extension: Extension) -> None:
-        self._all.pop(extension.stream, None)
+        if self._all.pop(extension.stream, None) is not None:
+            self._moved_before += extension.moved
 
     def drained(self, connection: object) -> None:
         """A connection takes bytes again."""

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
@@ -23,8 +24,9 @@ from protocol.addresses import encode_tcp, with_peer
 from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level, RelaysChosen
 from protocol.whereabouts import seal_whereabouts
+from tests.runtimes.test_metrics import free_port
 from tests.support.peers import seeded
-from tests.support.process import NodeProcess
+from tests.support.process import PATIENCE, NodeProcess
 
 ECHO = "/test/echo/1.0.0"
 PATIENCE = 20.0
@@ -44,18 +46,31 @@ def known(relays: list[NodeProcess]) -> list[str]:
 def relays(tmp_path: Path) -> Iterator[Callable[..., list[NodeProcess]]]:
     started: list[NodeProcess] = []
 
-    def start(count: int, *, acquainted: bool = True) -> list[NodeProcess]:
-        for number in range(count):
+    def start(count: int, *more: str, acquainted: bool = True) -> list[NodeProcess]:
+        for number in range(len(started), len(started) + count):
             started.append(
                 NodeProcess(tmp_path / f"relay-{number}", "--private-network", "on", "--mdns", "off",
                             "--rate-limits", "off", "--listen", f"/ip4/127.{number + 1}.0.1/tcp/0",
-                            "--assume-reachable", "on", *(known(started) if acquainted else ()))
+                            "--assume-reachable", "on", *more, *(known(started) if acquainted else ()))
             )  # fmt: skip
         return started
 
     yield start
     for one in started:
         one.stop()
+
+
+def extending(ports: list[int], expected: int) -> int:
+    """How many relays show bytes of extensions in their metrics, once as many do as should: they tell once a second."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        found = 0
+        for port in ports:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                found += b'descord_relay_relayed_bytes_total{class="extension"' in answer.read()
+        if found >= expected or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
 
 
 @asynccontextmanager
@@ -232,7 +247,9 @@ async def test_without_any_relay_high_is_an_error(tmp_path: Path) -> None:
 async def test_through_relays_in_a_row_nobody_knows_both_ends(
     relays: Callable[..., list[NodeProcess]], tmp_path: Path, hops: int
 ) -> None:
-    nodes = relays(4)
+    ports = [free_port() for _ in range(4)]
+    for port in ports:
+        nodes = relays(1, "--metrics-port", str(port))
     seen: list[PeerId] = []
 
     async def remember(connection: PeerConnection, stream: PeerStream) -> None:
@@ -255,6 +272,8 @@ async def test_through_relays_in_a_row_nobody_knows_both_ends(
         assert len({relay for relay, _ in chain}) == hops and bob.reachable is not None
         assert chain[0][0] in bob.reachable.relays
         await echoed(await connection.open(ECHO))
+        # What they passed on shows in the metrics of those relays that extended, and of no other.
+        assert await asyncio.to_thread(extending, ports, hops - 1) == hops - 1
         # To the last relay and to bob alice is one new peer, to those before another, to nobody herself.
         assert seen == [chain[0][1]] and chain[0][1] != chain[1][1]
         assert alice.peer_id not in {who for _, who in chain}

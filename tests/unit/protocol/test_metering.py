@@ -130,7 +130,7 @@ def test_what_there_is_is_shared_by_class_and_nobody_starves() -> None:
     left = len(circuits[2][1].received)
     pass_time(relay, 10)
     assert (len(circuits[2][1].received) - left) / 10 == pytest.approx(RATE, rel=0.05)
-    told = relay.forwarder.steps.metrics(relay.forwarder._counters()).bytes_by_class
+    told = relay.forwarder.steps.metrics(relay.forwarder._counters(), 0).bytes_by_class
     assert set(told) == {"operator", "trusted", "public"} and sum(told.values()) == relay.forwarder.arena.bytes_switched
     classes = {span.attributes["descord.class"] for span in collector.spans if span.name == "splice"}
     assert classes == {"operator", "trusted"}
