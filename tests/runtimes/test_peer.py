@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import hashlib
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
@@ -29,7 +28,6 @@ from tests.support.peers import seeded
 from tests.support.process import PATIENCE, NodeProcess
 
 ECHO = "/test/echo/1.0.0"
-PATIENCE = 20.0
 
 
 async def echo(_: PeerConnection, stream: PeerStream) -> None:
