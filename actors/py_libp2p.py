@@ -66,7 +66,7 @@ CONNECTION_BACKLOG: Final = 64
 MAX_TARGETS: Final = 1024
 
 
-class TransportError(OpenConnectionError):  # type: ignore[misc]
+class TransportError(OpenConnectionError):
     """What was asked for could not be had; the message says why.  Nothing less was tried."""
 
 
@@ -80,12 +80,12 @@ class CircuitAddress(Multiaddr):  # type: ignore[misc]
         return super().value_for_protocol(proto)
 
 
-class DescordTransport(ITransport):  # type: ignore[misc]
+class DescordTransport(ITransport):
     """See the module.  For one host, once.
 
-    ``key_pair``: the host's, of Ed25519.  ``level``: HIGH.  ``environment``: settings of the node that looks for relays,
-    as README.md's table names them (DESCORD_RELAY_PUBLIC_RELAYS, ...); the process' own when None.  ``data_dir``: where
-    relays are remembered; None: nowhere.  TransportError: for another key or level."""
+    ``key_pair``: the host's, of Ed25519.  ``level``: HIGH.  ``environment``: settings of the node that looks for
+    relays, as README.md's table names them (DESCORD_RELAY_PUBLIC_RELAYS, ...); the process' own when None.
+    ``data_dir``: where relays are remembered; None: nowhere.  TransportError: for another key or level."""
 
     provides_native_muxing = True
 
@@ -151,7 +151,7 @@ class DescordTransport(ITransport):  # type: ignore[misc]
     def can_listen(self, maddr: Multiaddr) -> bool:
         return [one.name for one in maddr.protocols()] == ["p2p-circuit"]
 
-    async def dial(self, maddr: Multiaddr) -> CircuitConnection:
+    async def dial(self, maddr: Multiaddr) -> CircuitConnection:  # type: ignore[override]
         """TransportError."""
         text = str(maddr)
         if text.startswith("/p2p/") and "/p2p-circuit" not in text:
@@ -170,6 +170,15 @@ class DescordTransport(ITransport):  # type: ignore[misc]
 
     def set_background_nursery(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
+
+        async def attend() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                await self.close()
+
+        # A swarm that is cancelled, as host.run does in the end, does not come to close its transports.
+        nursery.start_soon(attend)
 
     def set_swarm(self, swarm: Any) -> None:
         """TransportError: the host is somebody else, or has ways that are not of this level."""
@@ -300,7 +309,7 @@ class DescordTransport(ITransport):  # type: ignore[misc]
         return self._nursery
 
 
-class CircuitListener(IListener):  # type: ignore[misc]
+class CircuitListener(IListener):
     """Being reached through relays, for as long as the host runs."""
 
     def __init__(self, transport: DescordTransport, handler: THandler) -> None:

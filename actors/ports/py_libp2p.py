@@ -126,7 +126,7 @@ class CircuitStream(IMuxedStream):
 
 
 class CircuitConnection(IMuxedConn):
-    """See the module.  ``event_started`` and what py-libp2p sets on it (on_close, remove_stream) belong to its swarm."""
+    """See the module.  ``event_started`` and what py-libp2p sets (on_close, remove_stream) belong to its swarm."""
 
     def __init__(self, thread: AsyncioThread, connection: PeerConnection) -> None:
         self.peer_id = ID(connection.peer.bytes)

@@ -24,7 +24,7 @@ import trio
 try:
     from uvloop import new_event_loop
 except ImportError:  # as on Windows
-    from asyncio import new_event_loop
+    from asyncio import new_event_loop  # type: ignore[assignment]
 
 T = TypeVar("T")
 
