@@ -211,9 +211,16 @@ class CircuitConnection(IMuxedConn):
     def get_remote_address(self) -> None:
         """Nobody knows."""
 
+    @property
+    def relay(self) -> ID:
+        """The relay between."""
+        assert self._connection.relay is not None, "made for connections through a relay alone"
+        return ID(self._connection.relay.bytes)
+
     def get_transport_addresses(self) -> list[Multiaddr]:
-        relay = self._connection.relay
-        return [Multiaddr(f"/p2p/{relay}/p2p-circuit/p2p/{self._connection.peer}")] if relay is not None else []
+        """None is told.  py-libp2p's identify would send it to the peer as where it was observed, and js-libp2p takes
+        an address without an IP there for an error."""
+        return []
 
     def get_connection_type(self) -> ConnectionType:
         return ConnectionType.RELAYED

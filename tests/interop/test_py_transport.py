@@ -82,7 +82,7 @@ async def _talk(other, relay: str, folder: Path) -> None:  # type: ignore[no-unt
             await host.connect(transport.peer(f"{relay}/p2p-circuit/p2p/{there}"))
             await _exchange(host, there)
             (connection,) = host.get_network().get_connections(there)
-            assert "/p2p-circuit" in str(connection.get_transport_addresses()[0])
+            assert f"/p2p/{connection.muxed_conn.relay}" in relay
 
             # And no other connection than that to the relay.
             dialled = Multiaddr(relay)

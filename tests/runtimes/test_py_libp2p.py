@@ -155,10 +155,14 @@ def test_two_hosts_meet_by_peer_id_through_a_relay(relays: Callable[[int], list[
                 await perform_ping_roundtrip(stream)
                 await stream.close()
                 there = {tuple(ports(one)) for one in nodes}
-                assert remotes() <= there, "nothing but the relays is connected"
+                # The nodes beside the two, which look for relays, listen at a loopback port each, and may meet there.
+                listening = {tuple(one.laddr) for one in psutil.Process().net_connections("tcp") if not one.raddr}
+                assert len(listening) == 2, "the hosts listen nowhere"
+                own = {tuple(one.laddr) for one in psutil.Process().net_connections("tcp")}
+                assert remotes() - own <= there, "nothing but the relays is connected"
                 assert alice.get_addrs() == []
                 (connection,) = alice.get_network().get_connections(bob.get_id())
-                assert all("/p2p-circuit" in str(one) for one in connection.get_transport_addresses())
+                assert connection.muxed_conn.relay in {ID.from_base58(one.ready["peer_id"]) for one in nodes}
                 # An address that names the relay, after they parted.
                 await alice.disconnect(bob.get_id())
                 await alice.connect(alices.peer(bobs.addresses[0]))
@@ -198,7 +202,7 @@ def test_what_cannot_be_reached_is_said_and_nothing_less_is_tried(
             trap.setblocking(False)
             async with host_of("alice", alices) as alice:
                 network, peer = alice.get_network(), ID.from_base58(nobody)
-                with pytest.raises(TransportError, match="nobody says where|no way to"):
+                with pytest.raises(TransportError, match=r"nobody says where|no way to"):
                     await alices.dial(Multiaddr(f"/p2p/{nobody}"))
                 circuit = f"{nodes[0].ready['addresses'][0]}/p2p-circuit/p2p/{nobody}"
                 with pytest.raises(TransportError, match="NO_RESERVATION"):
@@ -254,7 +258,7 @@ def test_a_host_with_another_way_or_another_key_does_not_start(tmp_path: Path) -
                 await trio.sleep_forever()
 
     for name, beside, why in (("alice", [TCP()], "which shows its IP"), ("bob", [], "the transport's key is")):
-        with pytest.raises(Exception, match="") as caught:
+        with pytest.raises(Exception) as caught:
             trio.run(start, name, *beside)
         assert why in causes(caught.value)
 
