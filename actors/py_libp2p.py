@@ -16,8 +16,9 @@ Levels.  HIGH, through one relay, is what there is.  LOW is py-libp2p's own TCP.
 each context must be somebody new, and a host of py-libp2p cannot be: on whatever connection, its identify tells its
 public key and a record that it signed.  So these are refused, rather than had in name.
 
-What a host of py-libp2p would do beside is refused when it starts: other transports.  Whom it finds by mDNS,
-bootstrap or a DHT it can dial only through here.
+A host that has another transport beside is refused when it starts.  Whom it finds by mDNS, bootstrap or a DHT it can
+dial only through here; but mDNS, UPnP and bootstrap by name, off unless they are asked for, have sockets of their own,
+which no transport sees.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ try:
     import trio
     from libp2p.abc import IListener, ITransport
     from libp2p.crypto.keys import KeyPair, KeyType
+    from libp2p.exceptions import BaseLibp2pError
     from libp2p.network.config import RetryConfig
     from libp2p.peer.id import ID
     from libp2p.peer.peerinfo import PeerInfo
@@ -68,6 +70,11 @@ MAX_TARGETS: Final = 1024
 
 class TransportError(OpenConnectionError):
     """What was asked for could not be had; the message says why.  Nothing less was tried."""
+
+
+class ListenError(BaseLibp2pError):
+    """No relay would have us; the message says why.  Not of the kinds that py-libp2p's swarm notes at debug level, to
+    go on with a host that nobody reaches."""
 
 
 class CircuitAddress(Multiaddr):  # type: ignore[misc]
@@ -206,14 +213,12 @@ class DescordTransport(ITransport):
     # For the listener.
 
     async def listen(self) -> AsyncioThread:
-        """TransportError: no relay would have us; the message says why."""
+        """ListenError."""
         try:
             thread, peer = await self._running()
             await thread.call(self._listen, peer)
         except (ClientError, BridgeClosed) as error:
-            # py-libp2p notes it at debug level and goes on without.
-            log.warning("the host is not reached at the privacy level %s: %s", Level.HIGH, error)
-            raise TransportError(str(error)) from error
+            raise ListenError(f"the host is not reached at the privacy level {Level.HIGH}: {error}") from error
         return thread
 
     async def arrived(self) -> CircuitConnection:
@@ -318,7 +323,7 @@ class CircuitListener(IListener):
         self._scope = trio.CancelScope()
 
     async def listen(self, maddr: Multiaddr) -> None:
-        """Until the first relay has us.  TransportError."""
+        """Until the first relay has us.  ListenError."""
         thread = await self._transport.listen()
         self._transport.nursery.start_soon(self._accept, thread)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -261,6 +264,47 @@ def test_a_host_with_another_way_or_another_key_does_not_start(tmp_path: Path) -
         with pytest.raises(Exception) as caught:
             trio.run(start, name, *beside)
         assert why in causes(caught.value)
+
+
+def test_a_host_that_nobody_would_reach_does_not_start(tmp_path: Path) -> None:
+    async def start() -> None:
+        with trio.fail_after(PATIENCE):
+            async with host_of("bob", transport_of("bob", tmp_path, []), listen=True):
+                await trio.sleep_forever()
+
+    before = sockets()
+    with pytest.raises(Exception) as caught:
+        trio.run(start)
+    assert "not reached at the privacy level high" in causes(caught.value) and "no relay" in causes(caught.value)
+    assert sockets() == before
+
+
+def test_without_the_extra_it_is_said_what_to_install() -> None:
+    program = "import sys; sys.modules['libp2p'] = None; import actors.py_libp2p"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ran.returncode and "pip install 'descord-relay[libp2p]'" in ran.stderr
+
+
+def test_the_example_in_the_readme_works_as_it_is(relays: Callable[[int], list[NodeProcess]], tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?DescordTransport.*?)```", text, re.DOTALL)
+    (tmp_path / "hello.py").write_text(program)
+    environment = os.environ | {
+        "DESCORD_RELAY_PUBLIC_RELAYS": relays(1)[0].ready["addresses"][0],
+        "DESCORD_RELAY_PRIVATE_NETWORK": "on",
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+    run = [sys.executable, str(tmp_path / "hello.py")]
+    with subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) as bob:
+        try:
+            assert bob.stdout is not None
+            peer = bob.stdout.readline().strip()
+            alice = subprocess.run(
+                [*run, peer], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+            assert (alice.returncode, alice.stdout) == (0, "hello, whoever you are\n"), alice.stderr
+        finally:
+            bob.kill()
 
 
 @pytest.mark.parametrize(("level", "hops", "why"), [
