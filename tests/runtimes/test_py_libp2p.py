@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -250,6 +251,72 @@ def test_a_relay_that_goes_ends_its_connections_and_what_waits_on_them(
                     await alices.dial(Multiaddr(f"/p2p/{peer}"))
 
     trio.run(lose)
+
+
+def test_a_writer_waits_for_a_reader_and_a_call_that_is_given_up_leaves_nothing(
+    relays: Callable[[int], list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(1)
+    piece, limit = bytes(65536), 16 * 1024 * 1024
+
+    async def stall() -> None:
+        read_on, sent, received = trio.Event(), 0, 0
+
+        async def answer_late(stream: INetStream) -> None:
+            nonlocal received
+            await read_on.wait()
+            with contextlib.suppress(StreamEOF):
+                while data := await stream.read(65536):
+                    received += len(data)
+            await stream.write(b"all")
+            await stream.close()
+
+        bobs, alices = transport_of("bob", tmp_path, nodes), transport_of("alice", tmp_path, nodes)
+        with trio.fail_after(PATIENCE):
+            async with host_of("bob", bobs, listen=True) as bob, host_of("alice", alices) as alice:
+                late = TProtocol("/test/late/1.0.0")
+                bob.set_stream_handler(late, answer_late)
+                await alice.connect(alices.peer(bobs.addresses[0]))
+                stream = await alice.new_stream(bob.get_id(), [late])
+                while sent < limit:
+                    with trio.move_on_after(1) as scope:
+                        await stream.write(piece)
+                    if scope.cancelled_caught:
+                        break
+                    sent += len(piece)
+                assert sent < limit / 4, "windows and sockets, and nothing that grows"
+                # Other streams go on; and one that waits for what never comes can be given up, and read later.
+                await echoed(alice, bob.get_id(), 100_000)
+                with trio.move_on_after(0.1) as scope:
+                    await stream.read(1)
+                assert scope.cancelled_caught
+                read_on.set()
+                await stream.close_write()  # type: ignore[attr-defined]
+                assert await stream.read(-1) == b"all"
+                assert sent <= received <= sent + len(piece), "and the part of the write that was given up"
+                await stream.close()
+
+    trio.run(stall)
+
+
+def test_a_dial_that_is_given_up_ends(relays: Callable[[int], list[NodeProcess]], tmp_path: Path) -> None:
+    nodes = relays(1)
+    nobody = ID.from_pubkey(create_new_key_pair(seeded("nobody")).public_key)
+
+    async def give_up() -> None:
+        alices = transport_of("alice", tmp_path, nodes)
+        async with host_of("alice", alices) as alice:
+            with trio.move_on_after(0.02) as scope:
+                await alices.dial(Multiaddr(f"/p2p/{nobody}"))
+            assert scope.cancelled_caught
+            # The transport is as it was.
+            with trio.fail_after(PATIENCE), pytest.raises(TransportError):
+                await alices.dial(Multiaddr(f"/p2p/{nobody}"))
+            assert alice.get_network().get_connections() == []
+
+    before = sockets()
+    trio.run(give_up)
+    assert sockets() == before
 
 
 def test_a_host_with_another_way_or_another_key_does_not_start(tmp_path: Path) -> None:
