@@ -116,6 +116,7 @@ class DescordTransport(ITransport):
         self._nursery: trio.Nursery | None = None
         self._thread: AsyncioThread | None = None
         self._starting = trio.Lock()
+        self._closed = False
         self._peer: Peer | None = None
         # These belong to the loop's thread.
         self._stack = contextlib.AsyncExitStack()
@@ -203,6 +204,7 @@ class DescordTransport(ITransport):
         """Say good-bye to all; nothing is left, neither a thread nor a socket."""
         with trio.CancelScope(shield=True):
             async with self._starting:
+                self._closed = True
                 thread, self._thread, self._peer = self._thread, None, None
                 if thread is not None:
                     try:
@@ -227,6 +229,8 @@ class DescordTransport(ITransport):
 
     async def _running(self) -> tuple[AsyncioThread, Peer]:
         async with self._starting:
+            if self._closed:
+                raise BridgeClosed("the host has ended, and its transport with it")
             if self._thread is None:
                 thread = AsyncioThread("descord-transport")
                 try:

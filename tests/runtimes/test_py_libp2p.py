@@ -42,6 +42,7 @@ from tests.support.process import NodeProcess
 HASH = TProtocol("/test/hash/1.0.0")
 ECHO = TProtocol("/test/echo/1.0.0")
 PATIENCE = 60.0
+ASKED = {"socket.bind", "socket.connect", "socket.getaddrinfo", "socket.sendto", "socket.sendmsg"}
 SIZE = 4 * 1024 * 1024
 
 
@@ -141,7 +142,24 @@ def sockets() -> int:
                if os.path.exists(f"/proc/self/fd/{fd}"))  # fmt: skip
 
 
-def test_two_hosts_meet_by_peer_id_through_a_relay(relays: Callable[[int], list[NodeProcess]], tmp_path: Path) -> None:
+@pytest.fixture
+def asked_of_sockets() -> Iterator[list[str]]:
+    """What threads beside the transport's ask of sockets and the resolver: py-libp2p would, and ours never does."""
+    asked: list[str] = []
+    listening = True
+
+    def hear(event: str, arguments: tuple[object, ...]) -> None:
+        if listening and event in ASKED and threading.current_thread().name != "descord-transport":
+            asked.append(f"{event} {arguments[1:]} in {threading.current_thread().name}")
+
+    sys.addaudithook(hear)  # it cannot be taken away again
+    yield asked
+    listening = False
+
+
+def test_two_hosts_meet_by_peer_id_through_a_relay(
+    relays: Callable[[int], list[NodeProcess]], tmp_path: Path, asked_of_sockets: list[str]
+) -> None:
     nodes = relays(2)
 
     async def meet() -> None:
@@ -178,7 +196,12 @@ def test_two_hosts_meet_by_peer_id_through_a_relay(relays: Callable[[int], list[
 
     # Threads of trio's own pool, which py-libp2p uses, end some seconds later.
     threads, before = {one.name for one in threading.enumerate()}, sockets()
+    asked_of_sockets.clear()  # what it took to start the relays
     trio.run(meet)
+    assert asked_of_sockets == [], "the hosts have no socket of their own"
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+    assert asked_of_sockets, "it would have been heard"
     left = {one.name for one in threading.enumerate()} - threads
     assert not [one for one in left if one.startswith("descord")] and sockets() == before and not remotes()
 
@@ -313,6 +336,8 @@ def test_a_dial_that_is_given_up_ends(relays: Callable[[int], list[NodeProcess]]
             with trio.fail_after(PATIENCE), pytest.raises(TransportError):
                 await alices.dial(Multiaddr(f"/p2p/{nobody}"))
             assert alice.get_network().get_connections() == []
+        with pytest.raises(TransportError, match="has ended"):
+            await alices.dial(Multiaddr(f"/p2p/{nobody}"))
 
     before = sockets()
     trio.run(give_up)
