@@ -92,7 +92,7 @@ class DescordTransport(ITransport):
 
     ``key_pair``: the host's, of Ed25519.  ``level``: HIGH.  ``environment``: settings of the node that looks for
     relays, as README.md's table names them (DESCORD_RELAY_PUBLIC_RELAYS, ...); the process' own when None.
-    ``data_dir``: where relays are remembered; None: nowhere.  TransportError: for another key or level."""
+    ``data_dir``: a folder in which relays are remembered; None, or none: nowhere.  TransportError: for another key or level."""
 
     provides_native_muxing = True
 
@@ -122,6 +122,7 @@ class DescordTransport(ITransport):
         self._stack = contextlib.AsyncExitStack()
         self._arrived: asyncio.Queue[CircuitConnection] = asyncio.Queue(CONNECTION_BACKLOG)
         self._connections: dict[PeerConnection, CircuitConnection] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._addresses: tuple[str, ...] = ()
 
@@ -272,7 +273,8 @@ class DescordTransport(ITransport):
                 log.warning("a connection is closed: %d wait for the host already", CONNECTION_BACKLOG)
                 # Not within the call in which the peer was heard.
                 closing = asyncio.get_running_loop().create_task(connection.close())
-                self._stack.callback(closing.cancel)
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
 
         def bare(connection: PeerConnection, stream: PeerStream) -> None:
             muxed(connection).take(stream)
