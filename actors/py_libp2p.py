@@ -92,7 +92,8 @@ class DescordTransport(ITransport):
 
     ``key_pair``: the host's, of Ed25519.  ``level``: HIGH.  ``environment``: settings of the node that looks for
     relays, as README.md's table names them (DESCORD_RELAY_PUBLIC_RELAYS, ...); the process' own when None.
-    ``data_dir``: a folder in which relays are remembered; None, or none: nowhere.  TransportError: for another key or level."""
+    ``data_dir``: a folder in which relays are remembered; None, or none: nowhere.  TransportError: for another key or
+    level."""
 
     provides_native_muxing = True
 
