@@ -111,10 +111,12 @@ class CircuitClient:
         link.observed = observed
         return link
 
-    def received(self, link: PeerLink, data: bytes, now: float) -> None:
-        """``data`` came on a link's wire."""
+    def filled(self, link: PeerLink, size: int, now: float) -> None:
+        """``size`` bytes came on a link's wire, into ``link.connection.receive_buffer()``."""
         self._now = now
-        self._receive(link, data)
+        if not link.ended:
+            link.connection.buffer_filled(size, now)
+            self._read_events(link)
 
     def lost(self, link: PeerLink, reason: str, now: float) -> None:
         """A link's wire is gone."""
@@ -159,14 +161,16 @@ class CircuitClient:
         dirty = self._arena.dirty
         while dirty:
             connection = dirty[-1]
-            data = connection.data_to_send()
             link = connection.owner
-            if not data or not isinstance(link, PeerLink):
+            if isinstance(link, PeerLink) and link.wire is None and link.carrier is not None:
+                # Sealed bytes go from the arena into the frame of the connection around them: not by a copy of them.
+                dirty.pop()
+                for part in connection.take_output():
+                    say(link.carrier, part)
                 continue
-            if link.wire is not None:
+            data = connection.data_to_send()
+            if data and isinstance(link, PeerLink) and link.wire is not None:
                 link.wire.write(data)
-            elif link.carrier is not None:
-                say(link.carrier, data)
 
     def next_deadline(self) -> float | None:
         return self._deadlines.next()

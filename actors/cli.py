@@ -156,7 +156,7 @@ async def ping(arguments: argparse.Namespace, settings: Settings) -> int:
             if number > 1:
                 await asyncio.sleep(arguments.interval)
             try:
-                seconds = await connection.ping()
+                seconds = await connection.ping(padded=arguments.padded)
             except StreamError as error:
                 failed += 1
                 show({"event": "lost", "number": number, "error": str(error)}, f"{number}: {error}")

@@ -76,6 +76,7 @@ def add_parsers(commands: Any) -> None:
             help="folder of this peer's identity (default: peer, in the node's data folder)",
         )
         command.add_argument("--json", action="store_true", help="one JSON object a line")
+        _padded(command, "; callers that do not pad are refused" if command is expose else "")
     _relayed(forward)
 
 
@@ -85,6 +86,7 @@ def add_ping_flags(ping: argparse.ArgumentParser) -> None:
         "--privacy", choices=tuple(Level), help="reach PEER at this level, and by no other way; it may be a peer id"
     )
     _relayed(ping)
+    _padded(ping)
 
 
 def _privacy(command: argparse.ArgumentParser, levels: tuple[Level, ...]) -> None:
@@ -95,6 +97,15 @@ def _privacy(command: argparse.ArgumentParser, levels: tuple[Level, ...]) -> Non
         help="high: through a relay; maximum: by Tor"
         + ("; low: directly" if Level.LOW in levels else "")
         + " (default: high)",
+    )
+
+
+def _padded(command: argparse.ArgumentParser, beside: str = "") -> None:
+    command.add_argument(
+        "--padded",
+        action="store_true",
+        help="hide how long messages are, from relays and who watches the links; the other end must be ours too"
+        + beside,
     )
 
 
@@ -109,7 +120,7 @@ def _relayed(command: argparse.ArgumentParser) -> None:
     command.add_argument("--relayed", action="store_true", help="at low: a relay will do where there is no direct way")
 
 
-def policy_of(settings: Settings) -> PeerPolicy:
+def policy_of(settings: Settings, *, padded: bool = False) -> PeerPolicy:
     """From the settings."""
     limits = ConnectionLimits(
         handshake_timeout=settings.handshake_timeout,
@@ -121,6 +132,7 @@ def policy_of(settings: Settings) -> PeerPolicy:
         path_timeout=settings.path_timeout,
         tor_socks=settings.tor_socks,
         tor_control=settings.tor_control,
+        padded=padded,
         client=ClientPolicy(stream_timeout=settings.stream_timeout, connection=limits),
     )
 
@@ -133,6 +145,8 @@ async def peer_of(
     identity: Identity,
     exposed: dict[str, Exposed] | None = None,
     told: Callable[[str], None] = lambda _: None,
+    *,
+    padded: bool,
 ) -> AsyncIterator[Peer]:
     """A peer, and the node beside it that knows relays.  ``level``: the only one that is used, None: any."""
     # Only now: most commands need none of it.
@@ -149,7 +163,7 @@ async def peer_of(
                 identity,
                 router,
                 handlers=handlers(exposed or {}, told),
-                policy=policy_of(settings),
+                policy=policy_of(settings, padded=padded),
                 resolver=lambda: Resolver(ResolverPolicy(timeout=settings.resolver_timeout)),
             )
             yield await stack.enter_async_context(peer)
@@ -187,7 +201,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, show: Print) ->
                 await _forward(arguments, settings, folder, identity, show, told)
             case _:
                 host, port = host_and_port(arguments.local)
-                async with peer_of(settings, folder, None, identity) as peer:
+                async with peer_of(settings, folder, None, identity, padded=arguments.padded) as peer:
                     await _serve(LocalPort(peer, told), lambda local: local.socks(host, port), peer, show)
     except TunnelError as error:
         raise AddressError(str(error)) from error
@@ -220,7 +234,7 @@ async def _expose(
                 "knows the onion address may connect"
             )
     exposed = {arguments.service: Exposed(host, port, allow)}
-    async with peer_of(settings, folder, level, identity, exposed, told) as peer:
+    async with peer_of(settings, folder, level, identity, exposed, told, padded=arguments.padded) as peer:
         key = folder / "onion-key"
         addresses = await peer.listen(level, key=_read(key) if level is Level.MAXIMUM else "")
         if level is Level.MAXIMUM:
@@ -262,7 +276,7 @@ async def _forward(
 ) -> None:
     level = Level(arguments.privacy)
     host, port = host_and_port(arguments.local)
-    async with peer_of(settings, folder, level, identity) as peer:
+    async with peer_of(settings, folder, level, identity, padded=arguments.padded) as peer:
 
         async def begin(local: LocalPort) -> None:
             target, service = arguments.peer, arguments.service
@@ -294,7 +308,8 @@ async def connected(
 ) -> AsyncIterator[PeerConnection]:
     """For ping: the peer at the level that was asked for."""
     level = Level(arguments.privacy)
-    async with peer_of(settings, settings.data_dir / FOLDER, level, identity) as peer:
+    folder = settings.data_dir / FOLDER
+    async with peer_of(settings, folder, level, identity, padded=arguments.padded) as peer:
         yield await peer.connect(arguments.address, level=level, relayed=arguments.relayed, hops=arguments.hops)
 
 

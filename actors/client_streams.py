@@ -6,10 +6,12 @@ they find out they tell by a call that they were given.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from actors.inbound_streams import QuietOwner, StreamOwner
+from actors.receive_window import ReceiveWindow
 from protocol import extend
 from protocol.errors import RemoteProtocolError
 from protocol.identify import IdentifyMessage, IdentifyReader
@@ -24,8 +26,11 @@ Failed = Callable[[str], None]
 
 RESET: Final = "the peer reset the stream"
 
+#: Received bytes from which on they are kept as they came; fewer are put together: an object costs fifty.
+PIECE: Final = 4096
 
-def say(stream: Stream, data: bytes) -> None:
+
+def say(stream: Stream, data: bytes | memoryview) -> None:
     """Send on a stream that the peer may have ended meanwhile."""
     if data and not (stream.closed or stream.fin_sent or stream.fin_after_held):
         stream.session.send(stream, data)
@@ -209,7 +214,7 @@ class IdentifyRequest(ClientOwner):
 class Carrier(QuietOwner):
     """A circuit's stream: its bytes are those of the connection within."""
 
-    __slots__ = ("_drained", "_ended", "_received")
+    __slots__ = ("_drained", "_ended", "_received", "_window")
 
     def __init__(
         self, stream: Stream, received: Callable[[bytes], None], ended: Failed, drained: Callable[[], None]
@@ -218,10 +223,11 @@ class Carrier(QuietOwner):
         self._received = received
         self._ended = ended
         self._drained = drained
+        self._window = ReceiveWindow(held=False)
 
     def data_received(self, data: bytes) -> None:
         # What the connection within may send is bounded by its own streams' windows.
-        self.stream.session.consume(self.stream, len(data))
+        self._window.consume(self.stream, len(data))
         self._received(data)
 
     def finished(self) -> None:
@@ -237,23 +243,30 @@ class Carrier(QuietOwner):
 class ByteStream(QuietOwner):
     """A stream that an application reads and writes.
 
-    ``received``: bytes not taken yet; the peer may send more only as they are taken.  ``ended``: the peer will send no
-    more.  ``failure``: why the stream is gone, "" while it is not.  ``changed``: called after each of these changed,
-    and when the stream may take more.
+    ``received``: bytes not taken yet, in pieces; the peer may send more only as they are taken.  ``ended``: the peer
+    will send no more.  ``failure``: why the stream is gone, "" while it is not.  ``changed``: called after each of
+    these changed, and when the stream may take more.
     """
 
-    __slots__ = ("changed", "ended", "failure", "protocol", "received")
+    __slots__ = ("_window", "changed", "ended", "failure", "protocol", "received")
 
     def __init__(self, stream: Stream, protocol: str) -> None:
         super().__init__(stream)
         self.protocol = protocol
-        self.received = bytearray()
+        self._window = ReceiveWindow(held=True)
+        self.received: deque[bytes | bytearray] = deque()
         self.ended = False
         self.failure = ""
         self.changed: Callable[[], None] = lambda: None
 
     def data_received(self, data: bytes) -> None:
-        self.received += data
+        pieces = self.received
+        if len(data) >= PIECE:
+            pieces.append(data)
+        elif pieces and isinstance(pieces[-1], bytearray):
+            pieces[-1] += data
+        elif data:
+            pieces.append(bytearray(data))
         self.changed()
 
     def finished(self) -> None:
@@ -272,8 +285,17 @@ class ByteStream(QuietOwner):
         self.changed()
 
     def take(self, most: int) -> bytes:
-        """Up to ``most`` received bytes."""
-        data = bytes(self.received[:most])
-        del self.received[: len(data)]
-        self.stream.session.consume(self.stream, len(data))
+        """Up to ``most`` received bytes: the first piece, uncopied if it is long; b"" while there are none."""
+        if not self.received:
+            return b""
+        piece = self.received[0]
+        if len(piece) <= most:
+            data = bytes(piece)
+            self.received.popleft()
+        else:
+            if isinstance(piece, bytes):
+                piece = self.received[0] = bytearray(piece)  # of which the next parts cost no copy of the rest
+            data = bytes(memoryview(piece)[:most])
+            del piece[:most]
+        self._window.consume(self.stream, len(data))
         return data

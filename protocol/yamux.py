@@ -50,8 +50,8 @@ INITIAL_WINDOW: Final = 256 * 1024
 MAX_WINDOW: Final = 0xFFFFFFFF
 MAX_STREAM_ID: Final = 0xFFFFFFFF
 
-#: A body that we write ourselves is cut at this size, so that a frame and its header fit one Noise message.
-MAX_BODY: Final = 64 * 1024 - 512
+#: A body that we write ourselves is cut at this size, so that a frame and its header just fit one Noise message.
+MAX_BODY: Final = 65535 - 16 - HEADER_SIZE
 
 #: More windows than any circuit uses: a stream without a data limit.
 UNLIMITED: Final = 1 << 62

@@ -42,11 +42,13 @@ from actors.ports.connections import (
 from actors.ports.diallers import Dialler, TcpDialler
 from actors.ports.held_reservation import Reservation
 from actors.ports.host import random_bytes
+from actors.ports.padded import serve_padded
 from actors.ports.resolver import Resolver
 from actors.refresh_schedule import RefreshPolicy, RefreshSchedule
 from protocol.addresses import encode_tcp
 from protocol.identity import Identity, PeerId
 from protocol.noise import StaticKey
+from protocol.padding import PROTOCOL as PADDED
 from protocol.relay_hop import ReservationGranted
 
 __all__ = [
@@ -78,7 +80,8 @@ class Client:
     resets its stream, its return finishes it.  ``accepted``: told of each peer that connected to us through a relay.
     ``bare``: takes the streams of peers within circuits before a protocol was agreed on, in place of ``handlers``.
     ``dialler``: makes the connections, and looks up names; directly with ``resolver`` when there is none.
-    ``unlinked``: to each relay of :meth:`connect_through` before the last this is somebody else."""
+    ``unlinked``: to each relay of :meth:`connect_through` before the last this is somebody else.
+    ``padded``: ``handlers`` serve padded streams alone (protocol/padding.py), else these and others."""
 
     def __init__(
         self,
@@ -89,18 +92,24 @@ class Client:
         resolver: Resolver | None = None,
         dialler: Dialler | None = None,
         unlinked: bool = False,
+        padded: bool = False,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
         bare: Callable[[PeerConnection, PeerStream], None] | None = None,
     ) -> None:
         self.peer_id = identity.peer_id
         self.now = steady_clock()
+        policy = policy or ClientPolicy()
+        served = dict(handlers or {})
+        if served:
+            within = serve_padded(served, policy.stream_timeout)
+            served = {PADDED: within} if padded else {**served, PADDED: within}
         self.core = CircuitClient(
-            policy or ClientPolicy(),
+            policy,
             StaticKey(identity, random_bytes(32)),
             random_bytes,
             hop=_new_key if unlinked else None,
-            handlers={protocol: partial(self._handle, handler) for protocol, handler in (handlers or {}).items()},
+            handlers={protocol: partial(self._handle, handler) for protocol, handler in served.items()},
             accepted=lambda link: accepted(self._connection(link)),
             bare=bare and (lambda link, view: bare(self._connection(link), PeerStream(self, view))),
         )
@@ -185,7 +194,7 @@ class Client:
 
         Not a unix socket: the services that distributions make of Tor see neither /tmp nor anybody's home."""
 
-        def accept() -> asyncio.Protocol:
+        def accept() -> asyncio.BaseProtocol:
             here = sum(link.inbound for link in self.core.links)
             return Socket(self, None, inbound=True) if here < self.core.policy.max_circuits else _Refused()
 
@@ -379,7 +388,7 @@ class _Refused(asyncio.Protocol):
         cast(asyncio.Transport, transport).abort()
 
 
-class Socket(asyncio.Protocol):
+class Socket(asyncio.BufferedProtocol):
     """The wire of one connection that is not within another.  ``inbound``: the peer opened it."""
 
     def __init__(self, client: Client, expected: PeerId | None, *, inbound: bool = False) -> None:
@@ -401,10 +410,14 @@ class Socket(asyncio.Protocol):
         )
         self._client.turn()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        # The arena's, as every connection's: it is filled and read before anything else happens.
+        return self.link.connection.receive_buffer()
+
+    def buffer_updated(self, size: int) -> None:
         client = self._client
         try:
-            client.core.received(self.link, data, client.now())
+            client.core.filled(self.link, size, client.now())
         except Exception:
             # A fault of ours, met by what this peer sent: it must cost this connection and no other.
             log.exception("a connection is closed because handling its bytes failed")

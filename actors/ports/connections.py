@@ -20,8 +20,9 @@ from protocol.relay_hop import Limit
 if TYPE_CHECKING:
     from actors.ports.client import Client
 
-#: Bytes handed on in one write: what lies between two looks at whether the peer still reads.
-CHUNK: Final = 64 * 1024
+#: Bytes handed on in one write: what lies between two looks at whether the peer still reads.  One frame and one Noise
+#: message in every connection that they pass: each within another adds 30 bytes, and MAX_BODY leaves room for sixteen.
+CHUNK: Final = 64 * 1024 - 512
 
 
 class ClientError(Exception):
@@ -115,7 +116,7 @@ class PeerStream:
     def abandon(self) -> None:
         """Nobody reads any more: what still comes is thrown away, until the peer finishes too."""
         stream = self._view.stream
-        stream.session.consume(stream, len(self._view.received))
+        stream.session.consume(stream, sum(map(len, self._view.received)))
         stream.owner = QuietOwner(stream)
         self._client.turn()
 
@@ -146,7 +147,8 @@ class PeerConnection:
         self._ready = asyncio.Event()
         self._identified = asyncio.Event()
         self._ended = asyncio.Event()
-        self._ping_stream: PeerStream | None = None
+        #: By whether it is padded.
+        self._ping_streams: dict[bool, PeerStream] = {}
         self._pinging = asyncio.Lock()
         link.changed = self._changed
         self._changed()
@@ -182,8 +184,13 @@ class PeerConnection:
         """Why it is over; "" while it is not."""
         return self.link.ended
 
-    async def open(self, *protocols: str) -> PeerStream:
-        """A stream for the first of ``protocols`` that the peer speaks.  StreamError."""
+    async def open(self, *protocols: str, padded: bool = False) -> PeerStream:
+        """A stream for the first of ``protocols`` that the peer speaks.  ``padded``: in frames of a few sizes
+        (protocol/padding.py), and by no other way.  StreamError."""
+        if padded:
+            from actors.ports.padded import open_padded  # it is made of what is here
+
+            return await open_padded(self, protocols, self._client.core.policy.stream_timeout)
         opened: asyncio.Future[PeerStream] = asyncio.get_running_loop().create_future()
 
         def succeed(view: ByteStream) -> None:
@@ -210,13 +217,14 @@ class PeerConnection:
         self._client.turn()
         return PeerStream(self._client, view)
 
-    async def ping(self, within: float = 10.0) -> float:
+    async def ping(self, within: float = 10.0, *, padded: bool = False) -> float:
         """Seconds for 32 bytes to go there and back.  StreamError, also when they do not within ``within`` seconds."""
         async with self._pinging:
             try:
                 async with asyncio.timeout(within):
-                    stream = self._ping_stream or await self.open(ping.PROTOCOL)
-                    self._ping_stream = None  # one that fails is not used again
+                    stream = self._ping_streams.pop(padded, None)  # one that fails is not used again
+                    if stream is None:
+                        stream = await self.open(ping.PROTOCOL, padded=padded)
                     machine = ping.Pinger()
                     machine.ping(random_bytes(ping.SIZE))
                     started = self._client.now()
@@ -226,7 +234,7 @@ class PeerConnection:
                         if not data:
                             raise StreamError("the peer closed the ping stream")
                         machine.receive_data(data)
-                    self._ping_stream = stream
+                    self._ping_streams[padded] = stream
                     return self._client.now() - started
             except TimeoutError:
                 raise StreamError(f"no answer to a ping within {within:g} s") from None

@@ -24,7 +24,7 @@ from protocol.identity import PeerId
 CONNECT_TIMEOUT: Final = 10.0
 TOR_TIMEOUT: Final = 60.0
 
-Wire = TypeVar("Wire", bound=asyncio.Protocol)
+Wire = TypeVar("Wire", bound=asyncio.BaseProtocol)
 
 
 class LevelRefused(DialError):

@@ -80,12 +80,14 @@ class NoPath(DialError):
 @dataclass(frozen=True, slots=True)
 class PeerPolicy:
     """``relays``: through how many others reach this peer at HIGH.  ``path_timeout``: seconds for one way to a peer.
-    ``tor_socks``, ``tor_control``: HOST:PORT of Tor's."""
+    ``tor_socks``, ``tor_control``: HOST:PORT of Tor's.  ``padded``: all streams are padded (protocol/padding.py): those
+    that this peer opens, and others' are refused without."""
 
     relays: int = 2
     path_timeout: float = 20.0
     tor_socks: str = "127.0.0.1:9050"
     tor_control: str = "127.0.0.1:9051"
+    padded: bool = False
     client: ClientPolicy | None = None
 
 
@@ -160,12 +162,18 @@ class Peer:
         await self.close()
 
     async def open(
-        self, target: str | PeerId, *protocols: str, level: Level, relayed: bool = False, hops: int = 1
+        self,
+        target: str | PeerId,
+        *protocols: str,
+        level: Level,
+        relayed: bool = False,
+        hops: int = 1,
+        padded: bool = False,
     ) -> PeerStream:
-        """A stream to ``target`` (see :meth:`connect`) for the first of ``protocols`` that it speaks.  NoPath,
-        ClientError."""
+        """A stream to ``target`` (see :meth:`connect`) for the first of ``protocols`` that it speaks.  ``padded``: what
+        is written leaves in frames of a few sizes; a peer that cannot is not talked to.  NoPath, ClientError."""
         connection = await self.connect(target, level=level, relayed=relayed, hops=hops)
-        return await connection.open(*protocols)
+        return await connection.open(*protocols, padded=padded or self.policy.padded)
 
     async def connect(
         self, target: str | PeerId, *, level: Level, relayed: bool = False, hops: int = 1
@@ -472,6 +480,7 @@ class Peer:
             identity,
             policy=self.policy.client,
             dialler=dialler,
+            padded=self.policy.padded,
             handlers=self._handlers,
             accepted=self._accepted,
             bare=bare,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from actors.ports.client import Handler
+from actors.ports.connections import CHUNK as FRAME
 from actors.ports.connections import ClientError, PeerConnection, PeerStream, StreamError
 from actors.ports.peer import Peer
 from protocol.errors import RemoteProtocolError
@@ -41,7 +42,7 @@ SOCKS_TIMEOUT: Final = 10.0
 CONNECT_TIMEOUT: Final = 10.0
 
 #: Bytes that are read at a time.
-CHUNK: Final = 64 * 1024
+CHUNK: Final = FRAME
 
 Told = Callable[[str], None]
 

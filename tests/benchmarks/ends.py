@@ -27,6 +27,7 @@ from actors.ports.client import PeerConnection, PeerStream
 from actors.ports.peer import Peer
 from actors.private_node import PrivateNode
 from protocol.identity import Identity
+from protocol.padding import Padder
 from protocol.privacy_messages import Level
 from tests.benchmarks.procfs import cpu_seconds, rest
 from tests.interop.conftest import cache_folder
@@ -35,7 +36,7 @@ from tests.support.peers import seeded
 from tests.support.process import REPOSITORY, NodeProcess, readable
 
 PUSH, PULL = "/descord-interop/push/1.0.0", "/descord-interop/pull/1.0.0"
-CHUNK = 64 * 1024
+CHUNK = 256 * 1024
 GIB = 1 << 30
 
 #: Moves so many bytes, by push or pull.
@@ -109,7 +110,8 @@ async def end(name: str, folder: str, relays: str) -> None:
                 answer = bool(await peer.connect(asked["to"], level=Level.HIGH, hops=asked["hops"]))
             else:
                 transfer, protocol = (push, PUSH) if asked["do"] == "push" else (pull, PULL)
-                stream = await peer.open(asked["to"], protocol, level=Level.HIGH, hops=asked["hops"])
+                how = {"hops": asked["hops"], "padded": asked["padded"]}
+                stream = await peer.open(asked["to"], protocol, level=Level.HIGH, **how)
                 answer = await transfer(stream, asked["size"])
             print(json.dumps({"answer": answer}), flush=True)
 
@@ -139,7 +141,9 @@ class Ours:
 
 
 @contextmanager
-def ends(kind: str, hops: int, folder: Path, relays: list[NodeProcess]) -> Iterator[tuple[int, int, Move]]:
+def ends(
+    kind: str, hops: int, folder: Path, relays: list[NodeProcess], padded: bool
+) -> Iterator[tuple[int, int, Move]]:
     """(the dialer's and the target's pid, what moves bytes)."""
     addresses = [one.ready["addresses"][0] for one in relays]
     with ExitStack() as stack:
@@ -151,7 +155,11 @@ def ends(kind: str, hops: int, folder: Path, relays: list[NodeProcess]) -> Itera
             listening = target.ask(do="listen")
             to = listening[0] if hops == 1 else target.peer_id
             dialer.ask(do="dial", to=to, hops=hops)
-            yield dialer.pid, target.pid, lambda do, size: checked(dialer.ask(do=do, to=to, hops=hops, size=size))
+
+            def ask(do: str, size: int) -> None:
+                checked(dialer.ask(do=do, to=to, hops=hops, size=size, padded=padded))
+
+            yield dialer.pid, target.pid, ask
             return
         cache = cache_folder()
         TOOLCHAINS[kind].build(cache)
@@ -173,7 +181,7 @@ def checked(equal: bool) -> None:
     assert equal, "other bytes came than were sent"
 
 
-def measure(kind: str, hops: int, size: int, repeats: int) -> list[list[str]]:
+def measure(kind: str, hops: int, size: int, repeats: int, padded: bool) -> list[list[str]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         relays: list[NodeProcess] = []
@@ -183,7 +191,7 @@ def measure(kind: str, hops: int, size: int, repeats: int) -> list[list[str]]:
                      "--listen", f"/ip4/127.{number + 1}.0.1/tcp/0", *known]  # fmt: skip
             relays.append(NodeProcess(folder / f"relay-{number}", *flags))
             stack.callback(relays[-1].stop)
-        dialer, target, move = stack.enter_context(ends(kind, hops, folder, relays))
+        dialer, target, move = stack.enter_context(ends(kind, hops, folder, relays, padded))
         rows = []
         passing = [one.process.pid for one in relays]
         for do in ("push", "pull"):
@@ -199,8 +207,30 @@ def measure(kind: str, hops: int, size: int, repeats: int) -> list[list[str]]:
                 found.append([(cpu_seconds(one) - was) * GIB / size for one, was in zip(groups, before, strict=True)]
                              + [size / seconds / 1e6])  # fmt: skip
             medians = [statistics.median(column) for column in zip(*found, strict=True)]
-            rows.append([kind, str(hops), do, *(f"{value:.2f}" for value in medians[:3]), f"{medians[3]:.0f}"])
+            rows.append(
+                [
+                    kind + ", padded" * padded,
+                    str(hops),
+                    do,
+                    *(f"{value:.2f}" for value in medians[:3]),
+                    f"{medians[3]:.0f}",
+                ]
+            )
         return rows
+
+
+#: What a message's frame gets beside it on the link to one relay: a yamux header and a Noise length and tag, each
+#: within the circuit and around it.
+BESIDE = 2 * (12 + 2 + 16)
+
+
+def messages() -> None:
+    """A table of what one message of so many bytes costs on a link, without padding and with it."""
+    print("| message, bytes | on the link | padded |\n| ---: | ---: | ---: |")
+    for length in (1, 64, 252, 253, 1020, 1021, 1200, 4092, 4096):
+        padded = sum(len(frame) for frame in Padder().frames(bytes(length)))
+        print(f"| {length} | {length + BESIDE} | {padded + BESIDE} |")
+    print()
 
 
 def main() -> None:
@@ -210,18 +240,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--kinds", default="ours,go,js")
     parser.add_argument("--hops", default="1,2,3", help="of ours")
+    parser.add_argument("--padded", action="store_true", help="ours with and without padding, and what messages cost")
     arguments = parser.parse_args()
     if arguments.end:
         import uvloop
 
         uvloop.run(end(*arguments.end))
         return
+    if arguments.padded:
+        messages()
     print("| ends | relays | | dialer, CPU-s/GiB | target, CPU-s/GiB | relays, CPU-s/GiB | MB/s |")
     print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
     for kind in arguments.kinds.split(","):
         for hops in [int(one) for one in arguments.hops.split(",")] if kind == "ours" else [1]:
-            for row in measure(kind, hops, arguments.megabytes << 20, arguments.repeats):
-                print("| " + " | ".join(row) + " |", flush=True)
+            for padded in (False, True) if arguments.padded and kind == "ours" else (False,):
+                for row in measure(kind, hops, arguments.megabytes << 20, arguments.repeats, padded):
+                    print("| " + " | ".join(row) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from actors.lookout import settings_to_look
-from actors.ports.client import Client, PeerConnection, PeerStream
+from actors.ports.client import Client, PeerConnection, PeerStream, Socket, StreamError
 from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
 from actors.ports.peer import NoPath, Peer, PeerPolicy
 from actors.ports.whereabouts_client import say_whereabouts
@@ -59,7 +59,9 @@ def relays(tmp_path: Path) -> Iterator[Callable[..., list[NodeProcess]]]:
 
 
 @asynccontextmanager
-async def peer(name: str, tmp_path: Path, relays: list[NodeProcess], *, keep: int = 2) -> AsyncIterator[Peer]:
+async def peer(
+    name: str, tmp_path: Path, relays: list[NodeProcess], *, keep: int = 2, serves: bool = True, padded: bool = False
+) -> AsyncIterator[Peer]:
     environment = {
         "DESCORD_RELAY_PUBLIC_RELAYS": ",".join(one.ready["addresses"][0] for one in relays),
         "DESCORD_RELAY_PRIVATE_NETWORK": "on",
@@ -71,7 +73,8 @@ async def peer(name: str, tmp_path: Path, relays: list[NodeProcess], *, keep: in
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(PrivateNode.start(settings))
         identity = Identity.from_seed(seeded(name))
-        made = Peer(identity, node, handlers={ECHO: echo}, policy=PeerPolicy(relays=keep))
+        handlers = {ECHO: echo} if serves else {}
+        made = Peer(identity, node, handlers=handlers, policy=PeerPolicy(relays=keep, padded=padded))
         yield await stack.enter_async_context(made)
 
 
@@ -287,3 +290,85 @@ async def test_what_a_level_forbids_is_refused_before_a_name_is_looked_up() -> N
     high.forbid(relay)
     with pytest.raises(LevelRefused):
         await high.find(parse_dial_address(f"/ip4/127.0.0.1/tcp/4001/p2p/{relay}"))
+
+
+async def test_a_relay_does_not_see_how_long_a_padded_message_is(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted are the bytes that alice's socket to the relay takes and gives."""
+    seen = [0, 0]
+    write, received = Socket.write, Socket.buffer_updated
+
+    def counted_write(self: Socket, data: bytes) -> None:
+        seen[0] += len(data) if self._client.peer_id == alice.peer_id else 0
+        write(self, data)
+
+    def counted_received(self: Socket, size: int) -> None:
+        seen[1] += size if self._client.peer_id == alice.peer_id else 0
+        received(self, size)
+
+    nodes = relays(1)
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1) as bob,
+        peer("alice", tmp_path, nodes, serves=False) as alice,
+    ):
+        (address,) = await bob.listen(Level.HIGH)
+
+        async def sizes(*lengths: int, padded: bool) -> list[tuple[int, int]]:
+            """What each message and its echo cost on alice's link to the relay."""
+            stream = await alice.open(address, ECHO, level=Level.HIGH, padded=padded)
+            await stream.write(b"begin")
+            await stream.read_exactly(5)
+            found = []
+            for length in lengths:
+                before = list(seen)
+                await stream.write(bytes(length))
+                await stream.read_exactly(length)
+                found.append((seen[0] - before[0], seen[1] - before[1]))
+            await stream.finish()
+            assert await stream.read() == b""
+            return found
+
+        connection = await alice.connect(address, level=Level.HIGH)
+        await connection.identify()
+        await connection.ping()  # what peers say when they meet has been said
+        monkeypatch.setattr(Socket, "write", counted_write)
+        monkeypatch.setattr(Socket, "buffer_updated", counted_received)
+        small, large = (1, 100, 252), (253, 700, 1020)
+        plain = await sizes(*small, *large, padded=False)
+        assert [cost for cost, _ in plain] == [length + 60 for length in small + large]  # BESIDE in benchmarks/ends.py
+        padded = await sizes(*small, *large, padded=True)
+        assert (
+            len(set(padded[:3])) == len(set(padded[3:])) == 1 and padded[0][0] == 256 + 60 and padded[3][0] == 1024 + 60
+        )
+        assert await connection.ping(padded=True) > 0
+        monkeypatch.undo()
+        # Flow control, half-close and ends are as on any stream.
+        await echoed(await alice.open(address, ECHO, level=Level.HIGH, padded=True), 3_000_000)
+
+
+async def test_padding_that_was_asked_for_is_never_left_out(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(1)
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1, padded=True) as bob,
+        peer("carol", tmp_path, nodes, keep=1, serves=False) as carol,
+        peer("alice", tmp_path, nodes, serves=False) as alice,
+    ):
+        (bobs,), (carols,) = await bob.listen(Level.HIGH), await carol.listen(Level.HIGH)
+        with pytest.raises(StreamError, match=r"padding was asked for.*padded/1\.0\.0"):
+            await alice.open(carols, ECHO, level=Level.HIGH, padded=True)
+        with pytest.raises(StreamError, match="speaks none of"):
+            await alice.open(bobs, ECHO, level=Level.HIGH)
+        with pytest.raises(StreamError, match="on a padded stream"):
+            await alice.open(bobs, "/other", level=Level.HIGH, padded=True)
+        # Who says what is no frame loses that stream, and nothing else.
+        raw = await (await alice.connect(bobs, level=Level.HIGH)).open("/descord/padded/1.0.0")
+        await raw.write(b"\xff" * 256)
+        with pytest.raises(StreamError):
+            while await raw.read():
+                pass
+        await echoed(await alice.open(bobs, ECHO, level=Level.HIGH, padded=True), 1000)

@@ -101,6 +101,10 @@ def test_a_web_page_through_a_relay_for_those_who_are_allowed(tmp_path: Path, re
                 port = forward.event()["port"]
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as answer:
                     assert answer.read() == BODY
+            with command(alice, relay, "forward", "0", exposed["peer_id"], "80", "--padded") as forward:
+                port = forward.event()["port"]
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as answer:
+                    assert answer.read() == BODY
             # A SOCKS client of somebody else's.
             proxy = Proxy.from_url(f"socks5://{listening['host']}:{listening['port']}", rdns=True)
             connection = proxy.connect(f"{exposed['peer_id']}.high.descord", 80, timeout=PATIENCE)
