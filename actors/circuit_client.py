@@ -67,6 +67,8 @@ Connected = Callable[[PeerLink | Refusal], None]
 class CircuitClient:
     """See the module.  ``randomness(n)``: n random bytes.  ``handlers``: by protocol, what is done with a stream that
     a peer opens.  ``accepted``: told of each connection that came through a relay, when its peer has proved itself.
+    ``bare``: who takes the streams that a peer at the other end of a circuit opens, before any protocol was agreed on;
+    it speaks identify too, so that nothing is served or asked there.
     ``hop``: who we are to each relay that only leads to others, so that no two relays know us as the same.
     Every method takes the time; :meth:`flush` is to be called after it, and :meth:`handle_deadline` when due.
     """
@@ -80,6 +82,7 @@ class CircuitClient:
         hop: Callable[[], StaticKey] | None = None,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerLink], None] = lambda _: None,
+        bare: Callable[[PeerLink, ByteStream], None] | None = None,
     ) -> None:
         self.policy = policy
         self.peer_id = static.identity.peer_id
@@ -88,6 +91,7 @@ class CircuitClient:
         self._passing = hop or (lambda: static)
         self._randomness = randomness
         self._accepted = accepted
+        self._bare = bare
         self._arena = Arena()
         self._switch = Switch(self._arena)
         self._deadlines = Deadlines()
@@ -195,6 +199,15 @@ class CircuitClient:
 
         self._open(link, protocols, agreed, failed, now)
 
+    def open_bare(self, link: PeerLink, now: float) -> ByteStream:
+        """A stream on which no protocol was agreed on: that is whoever writes it.  LocalProtocolError."""
+        self._now = now
+        if not link.ready:
+            raise LocalProtocolError(link.ended or "the peer takes no more streams on this connection")
+        stream = link.connection.session.open_stream()
+        view = stream.owner = ByteStream(stream, "")
+        return view
+
     @staticmethod
     def takes(view: ByteStream) -> bool:
         """Whether a write would go on its way now, and not wait in memory."""
@@ -283,10 +296,14 @@ class CircuitClient:
                 match event:
                     case Multiplexed(peer=peer):
                         link.peer = peer
-                        self._open(link, (identify.PROTOCOL,), ask_identity, lambda _: None, self._now)
+                        if self._bare is None or link.relay is None:
+                            self._open(link, (identify.PROTOCOL,), ask_identity, lambda _: None, self._now)
                         if link.inbound:
                             self._accepted(link)
                         link.changed()
+                    case StreamOpened(stream) if self._bare is not None and link.relay is not None:
+                        view = stream.owner = ByteStream(stream, "")
+                        self._bare(link, view)
                     case StreamOpened(stream):
                         stream.owner = Negotiation(stream, self.served.on(link), self._negotiated)
                         self._expire(stream, self._now)

@@ -153,7 +153,7 @@ async def peer_of(
     from actors.lookout import settings_to_look
     from actors.private_node import NoNode, PrivateNode
 
-    with _folder_of_node(folder) as place:
+    with folder_of_node(folder) as place:
         async with contextlib.AsyncExitStack() as stack:
             if level is Level.MAXIMUM:
                 router: Any = NoNode()  # at maximum nothing is asked of anybody but Tor
@@ -170,7 +170,7 @@ async def peer_of(
 
 
 @contextlib.contextmanager
-def _folder_of_node(folder: Path) -> Iterator[Path]:
+def folder_of_node(folder: Path) -> Iterator[Path]:
     """``folder``, so that relays are remembered; another for the time being where a second process has it."""
     with contextlib.ExitStack() as stack:
         place = folder

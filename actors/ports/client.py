@@ -78,6 +78,7 @@ Handler = Callable[[PeerConnection, PeerStream], Awaitable[None]]
 class Client:
     """See the module.  ``handlers``: by protocol, what is done with a stream that a peer opens; a handler's exception
     resets its stream, its return finishes it.  ``accepted``: told of each peer that connected to us through a relay.
+    ``bare``: takes the streams of peers within circuits before a protocol was agreed on, in place of ``handlers``.
     ``dialler``: makes the connections, and looks up names; directly with ``resolver`` when there is none.
     ``unlinked``: to each relay of :meth:`connect_through` before the last this is somebody else.
     ``padded``: ``handlers`` serve padded streams alone (protocol/padding.py), else these and others."""
@@ -94,6 +95,7 @@ class Client:
         padded: bool = False,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
+        bare: Callable[[PeerConnection, PeerStream], None] | None = None,
     ) -> None:
         self.peer_id = identity.peer_id
         self.now = steady_clock()
@@ -109,6 +111,7 @@ class Client:
             hop=_new_key if unlinked else None,
             handlers={protocol: partial(self._handle, handler) for protocol, handler in served.items()},
             accepted=lambda link: accepted(self._connection(link)),
+            bare=bare and (lambda link, view: bare(self._connection(link), PeerStream(self, view))),
         )
         self._dialler: Dialler = dialler or TcpDialler(resolver)
         #: Whether peers are told where they are seen.  By Tor that would be this host's own loopback address.

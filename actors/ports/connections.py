@@ -12,7 +12,7 @@ from actors.inbound_streams import QuietOwner
 from actors.peer_link import PeerLink, Refusal
 from actors.ports.host import random_bytes
 from protocol import ping
-from protocol.errors import RemoteProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.identify import IdentifyMessage
 from protocol.identity import PeerId
 from protocol.relay_hop import Limit
@@ -207,6 +207,15 @@ class PeerConnection:
         self._client.core.open(self.link, protocols, succeed, fail, self._client.now())
         self._client.turn()
         return await opened
+
+    def open_bare(self) -> PeerStream:
+        """A stream on which the caller agrees on a protocol itself.  StreamError."""
+        try:
+            view = self._client.core.open_bare(self.link, self._client.now())
+        except LocalProtocolError as error:
+            raise StreamError(f"no stream to {self.link.peer}: {error}") from error
+        self._client.turn()
+        return PeerStream(self._client, view)
 
     async def ping(self, within: float = 10.0, *, padded: bool = False) -> float:
         """Seconds for 32 bytes to go there and back.  StreamError, also when they do not within ``within`` seconds."""

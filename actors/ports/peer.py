@@ -119,7 +119,7 @@ class Target:
 
 class Peer:
     """See the module.  ``handlers``: by protocol, what is done with a stream that another peer opens (ports/client.py).
-    ``accepted``: told of each connection that another peer made."""
+    ``accepted``: told of each connection that another peer made.  ``bare``: as of Client; at HIGH alone."""
 
     def __init__(
         self,
@@ -130,6 +130,7 @@ class Peer:
         policy: PeerPolicy | None = None,
         resolver: Callable[[], Resolver] = Resolver,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
+        bare: Callable[[PeerConnection, PeerStream], None] | None = None,
     ) -> None:
         self.identity = identity
         self.peer_id = identity.peer_id
@@ -138,6 +139,7 @@ class Peer:
         self._handlers = handlers or {}
         self._resolver = resolver
         self._accepted = accepted
+        self._bare = bare
         self._low: Client | None = None
         self._high: Client | None = None
         self._relays = RelayDialler(resolver())
@@ -465,10 +467,15 @@ class Peer:
 
     def _client_high(self) -> Client:
         if self._high is None:
-            self._high = self._client(self.identity, self._relays)
+            self._high = self._client(self.identity, self._relays, bare=self._bare)
         return self._high
 
-    def _client(self, identity: Identity, dialler: TcpDialler | TorDialler) -> Client:
+    def _client(
+        self,
+        identity: Identity,
+        dialler: TcpDialler | TorDialler,
+        bare: Callable[[PeerConnection, PeerStream], None] | None = None,
+    ) -> Client:
         return Client(
             identity,
             policy=self.policy.client,
@@ -476,6 +483,7 @@ class Peer:
             padded=self.policy.padded,
             handlers=self._handlers,
             accepted=self._accepted,
+            bare=bare,
         )
 
     async def _listen_at_onion(self, key: str) -> None:
