@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import hashlib
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
