@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 from actors.actor import Send
 from actors.port_mapper import PortMapper
+from actors.ports.daemon_thread import in_daemon_thread
 from protocol import port_mapping
 from protocol.errors import RemoteProtocolError
 from protocol.mapping_messages import MappingResult, MappingWanted, PortMapping
@@ -163,7 +164,10 @@ class Gateway:
     async def _upnp(self, ours: int, outer: int, lease: int) -> PortMapping:
         if importlib.util.find_spec("miniupnpc") is None:
             raise MappingFailed("UPnP is not tried: pip install 'descord-relay[upnp]'")
-        return await asyncio.to_thread(_upnp, ours, outer, lease)
+        if not lease:
+            # One that is taken back answered before: the end of the process waits until the mapping is gone.
+            return await asyncio.to_thread(_upnp, ours, outer, lease)
+        return await in_daemon_thread(_upnp, ours, outer, lease)
 
 
 def _told(told: Mapped, address: object, method: str) -> PortMapping:

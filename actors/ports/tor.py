@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.ports.connections import ClientError
+from actors.ports.daemon_thread import in_daemon_thread
 
 if TYPE_CHECKING:
     from stem.control import Controller
@@ -53,7 +54,7 @@ class TorControl:
             if not self._closed:
                 loop.call_soon_threadsafe(self.lost.set)
 
-        made = await asyncio.to_thread(self._publish, port, key, gone)
+        made = await in_daemon_thread(self._publish, port, key, gone)
         self.lost.clear()
         if self._controller is None or not self._controller.is_alive():
             self.lost.set()
@@ -63,7 +64,7 @@ class TorControl:
         """The onion is gone with it."""
         self._closed = True
         if self._controller is not None:
-            await asyncio.to_thread(self._controller.close)
+            await in_daemon_thread(self._controller.close)
             self._controller = None
 
     def _publish(self, port: int, key: str, gone: Callable[[], None]) -> tuple[str, str]:
