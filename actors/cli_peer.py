@@ -121,6 +121,7 @@ def policy_of(settings: Settings) -> PeerPolicy:
         path_timeout=settings.path_timeout,
         tor_socks=settings.tor_socks,
         tor_control=settings.tor_control,
+        private_network=settings.private_network,
         client=ClientPolicy(stream_timeout=settings.stream_timeout, connection=limits),
     )
 

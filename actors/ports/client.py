@@ -19,6 +19,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import socket
 from asyncio.staggered import staggered_race
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -44,7 +45,7 @@ from actors.ports.held_reservation import Reservation
 from actors.ports.host import random_bytes
 from actors.ports.resolver import Resolver
 from actors.refresh_schedule import RefreshPolicy, RefreshSchedule
-from protocol.addresses import encode_tcp
+from protocol.addresses import encode_tcp, text_of
 from protocol.identity import Identity, PeerId
 from protocol.noise import StaticKey
 from protocol.relay_hop import ReservationGranted
@@ -146,6 +147,28 @@ class Client:
             if one.usable and one.peer == peer and (one.relay is not None or not relayed)
         ]
 
+    def seen_at(self, own_port: Callable[[socket.AddressFamily], int]) -> tuple[bytes, ...]:
+        """Where relays and peers that were dialled from ``own_port`` say that they see us: binary multiaddrs."""
+        found = [
+            one.link.identified.observed_addr
+            for one in self._connections.values()
+            if one.usable and one.link.identified is not None and isinstance(one.link.wire, Socket)
+            if one.link.wire.local_port == own_port(one.link.wire.family)
+        ]
+        return tuple(dict.fromkeys(address for address in found if address))
+
+    async def dial_at_once(self, addresses: Sequence[bytes], peer: PeerId, *, server: bool) -> PeerConnection:
+        """``peer`` directly, at all of ``addresses`` (TCP over IP, binary) at the same time.  ``server``: it dials us
+        too, and of what comes together it is the client.  DialError: at none of them."""
+        attempts = [partial(self._dial_ip, parse_dial_address(text_of(one)), peer, server=server) for one in addresses]
+        connection: PeerConnection | None
+        connection, _, failures = await staggered_race(attempts, 0.0)
+        if connection is None:
+            told = [f"{text_of(one)}: {_reason(failure)}" for one, failure in zip(addresses, failures, strict=False)]
+            raise DialError(f"cannot connect to {'; '.join(told[:4])}")
+        connection.punched = True
+        return connection
+
     @property
     def busy(self) -> bool:
         """Whether it has connections, or makes some."""
@@ -213,8 +236,8 @@ class Client:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_GRACE):
                     await self._empty.wait()
-        for socket in list(self._sockets):
-            socket.abort()
+        for left in list(self._sockets):
+            left.abort()
         if self._timer is not None:
             self._timer.cancel()
         await self._dialler.close()
@@ -268,11 +291,11 @@ class Client:
         addresses = [*self._announced, *(address for one in self._reservations for address in one.reached_at)]
         self.core.served.addresses = tuple(dict.fromkeys(addresses))
 
-    def socket_opened(self, socket: Socket) -> None:
-        self._sockets.add(socket)
+    def socket_opened(self, opened: Socket) -> None:
+        self._sockets.add(opened)
 
-    def socket_closed(self, socket: Socket) -> None:
-        self._sockets.discard(socket)
+    def socket_closed(self, closed: Socket) -> None:
+        self._sockets.discard(closed)
         if self._empty is not None and not self._sockets:
             self._empty.set()
 
@@ -294,9 +317,9 @@ class Client:
         told = [f"{each.transport}: {_reason(failure)}" for each, failure in zip(found, failures, strict=False)]
         raise DialError(f"cannot connect to {'; '.join(told[:4])}{' ...' if len(told) > 4 else ''}")
 
-    async def _dial_ip(self, address: DialAddress, expected: PeerId | None) -> PeerConnection:
-        socket = await self._dialler.open(address, lambda: Socket(self, expected))
-        connection = self._connection(socket.link)
+    async def _dial_ip(self, address: DialAddress, expected: PeerId | None, *, server: bool = False) -> PeerConnection:
+        made = await self._dialler.open(address, lambda: Socket(self, expected, inbound=server))
+        connection = self._connection(made.link)
         await connection.wait_ready()
         return connection
 
@@ -377,18 +400,23 @@ class _Refused(asyncio.Protocol):
 
 
 class Socket(asyncio.Protocol):
-    """The wire of one connection that is not within another.  ``inbound``: the peer opened it."""
+    """The wire of one connection that is not within another.  ``inbound``: the peer opened it, or both did and it is
+    the client of the two."""
 
     def __init__(self, client: Client, expected: PeerId | None, *, inbound: bool = False) -> None:
         self._client = client
         self._inbound = inbound
         self._expected = expected
         self._transport: asyncio.Transport | None = None
+        self.local_port = 0
+        self.family = socket.AF_INET
         self.link: PeerLink
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._client.socket_opened(self)
+        opened = transport.get_extra_info("socket")
+        self.family, self.local_port = opened.family, transport.get_extra_info("sockname")[1]
         observed = b""
         if self._client.observes:
             host, port, *_ = transport.get_extra_info("peername")

@@ -148,6 +148,8 @@ class PeerConnection:
         self._ended = asyncio.Event()
         self._ping_stream: PeerStream | None = None
         self._pinging = asyncio.Lock()
+        #: Whether it is direct because both ends dialled at the same time (actors/ports/hole_punch.py).
+        self.punched = False
         link.changed = self._changed
         self._changed()
 
