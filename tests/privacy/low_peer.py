@@ -1,4 +1,5 @@
-"""Run by test_low.py on a host of its own: our peer at the privacy level Low.  Commands a line each, answers as JSON."""
+"""Run by test_low.py on a host of its own: our peer at the privacy level Low.  Commands come a line each, answers
+go out as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +22,6 @@ from tests.support.peers import seeded
 
 async def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.folder)
-    folder.mkdir(exist_ok=True)
     environment = {"DESCORD_RELAY_PUBLIC_RELAYS": arguments.relay, "XDG_CONFIG_HOME": str(folder)}
     identity = Identity.from_seed(seeded(arguments.name))
     async with (
@@ -57,7 +57,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("name", "folder", "relay"):
         parser.add_argument(f"--{name}", required=True)
-    asyncio.run(run(parser.parse_args()))
+    arguments = parser.parse_args()
+    Path(arguments.folder).mkdir(exist_ok=True)
+    asyncio.run(run(arguments))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.interop.conftest import StartPeer
 from tests.privacy.packets import Packet, packets
 from tests.privacy.requirements import require
 from tests.privacy.test_high import REPOSITORY, line_of
@@ -43,6 +46,9 @@ class Scene:
     def ours(self, host: str) -> Ours:
         return Ours(self.start(host, "tests.privacy.low_peer", "--name", host, "--folder", str(self.folder / host),
                                "--relay", self.relay))  # fmt: skip
+
+    def within(self, host: str) -> list[str]:
+        return self._nats.command(host, [])
 
     def between(self) -> list[Packet]:
         """Packets between the two NATs, seen at the eastern one."""
@@ -79,6 +85,40 @@ def test_between_two_of_ours(tmp_path: Path) -> None:
         said = alice.ask("direct", address)
         print(json.dumps(said))
         assert said.get("punched") is True and said["relay"] is None and said["echoed"], said
+    between = here.between()
+    assert {one.source for one in between if one.opens} == set(OUTER.values()), "both dialled"
+    assert sum(len(one.data) for one in between) > 600_000, "what was said went between the NATs"
+
+
+def test_ours_dials_go(tmp_path: Path, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DESCORD_PEER_HOLE_PUNCHING", "on")
+    with scene(tmp_path) as here:
+        bob = start_peer("go", within=here.within("bob"))
+        bob.call("listen", addr="/ip4/0.0.0.0/tcp/4002")
+        bob.call("reserve", relay=here.relay)
+        bob.call("punching")
+        alice = here.ours("alice")
+        said = alice.ask("direct", f"{here.relay}/p2p-circuit/p2p/{bob.peer_id}")
+        assert said.get("punched") is True and said["relay"] is None and said["echoed"], said
+        found = [one for one in bob.call("connections")["connections"] if one["peer"] == alice.peer_id]
+        assert OUTER["alice"] in json.dumps([one for one in found if not one["relayed"]]), found
+    between = here.between()
+    assert {one.source for one in between if one.opens} == set(OUTER.values()), "both dialled"
+    assert sum(len(one.data) for one in between) > 600_000, "what was said went between the NATs"
+
+
+def test_go_dials_ours(tmp_path: Path, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DESCORD_PEER_HOLE_PUNCHING", "on")
+    with scene(tmp_path) as here:
+        bob = here.ours("bob")
+        (address, *_) = bob.ask("listen", "low")["addresses"]
+        alice = start_peer("go", within=here.within("alice"))
+        alice.call("listen", addr="/ip4/0.0.0.0/tcp/4002")
+        alice.call("reserve", relay=here.relay)  # so that it is told where it is seen
+        alice.call("punching")
+        alice.call("connect", addr=address)
+        alice.wait_for("connection", lambda one: one["peer"] == bob.peer_id and not one["relayed"])
+        assert alice.call("echo_half_close", peer=bob.peer_id, bytes=300_000)["equal"] is True
     between = here.between()
     assert {one.source for one in between if one.opens} == set(OUTER.values()), "both dialled"
     assert sum(len(one.data) for one in between) > 600_000, "what was said went between the NATs"
