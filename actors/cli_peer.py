@@ -296,7 +296,11 @@ async def connected(
     """For ping: the peer at the level that was asked for."""
     level = Level(arguments.privacy)
     async with peer_of(settings, settings.data_dir / FOLDER, level, identity) as peer:
-        yield await peer.connect(arguments.address, level=level, relayed=arguments.relayed, hops=arguments.hops)
+        connection = await peer.connect(arguments.address, level=level, relayed=arguments.relayed, hops=arguments.hops)
+        if level is Level.LOW and connection.relay is not None:
+            with contextlib.suppress(ClientError):  # then the relay is the way, as was allowed
+                connection = await peer.direct(connection)
+        yield connection
 
 
 def _read(path: Path) -> str:

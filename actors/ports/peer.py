@@ -209,6 +209,14 @@ class Peer:
                 raise DialError("the peer was closed while it dialled") from None
             raise
 
+    async def direct(self, relayed: PeerConnection) -> PeerConnection:
+        """The direct connection at LOW to the peer that ``relayed`` leads to, once a hole is punched; what is open
+        on ``relayed`` goes on there.  DialError: it cannot be had, and the message says why."""
+        said = await relayed.identify()
+        if dcutr.PROTOCOL not in said.protocols:
+            raise DialError("the peer does not punch holes (/libp2p/dcutr), and a relay alone was not allowed")
+        return await self._puncher.direct(relayed)
+
     async def dial_via_relay(self, target: str | PeerId, *protocols: str) -> PeerStream:
         """A stream to ``target`` through a relay: at HIGH."""
         return await self.open(target, *protocols, level=Level.HIGH)
@@ -304,23 +312,16 @@ class Peer:
                         return await self._go_along(path, target.peer, hops)
                     connection = await self._go(path, target.peer, level)
                 if level is Level.LOW and connection.relay is not None and not relayed:
-                    return await self._punched(connection)
+                    try:
+                        return await self.direct(connection)
+                    finally:
+                        await connection.close()
                 return connection
             except TimeoutError:
                 failures.append(f"{_named(path)}: no answer within {self.policy.path_timeout:g} s")
             except ClientError as error:
                 failures.append(f"{_named(path)}: {error}")
         raise NoPath(f"no way to {target.peer} at the privacy level {level}: {'; '.join(failures[:4])}")
-
-    async def _punched(self, relayed: PeerConnection) -> PeerConnection:
-        """What ``relayed`` leads to directly, and it is over.  DialError."""
-        try:
-            said = await relayed.identify()
-            if dcutr.PROTOCOL not in said.protocols:
-                raise DialError("the peer does not punch holes (/libp2p/dcutr), and a relay alone was not allowed")
-            return await self._puncher.direct(relayed)
-        finally:
-            await relayed.close()
 
     async def _go(self, path: Path, target: PeerId, level: Level) -> PeerConnection:
         match level:

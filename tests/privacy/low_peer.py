@@ -38,7 +38,8 @@ async def run(arguments: argparse.Namespace) -> None:
                 continue
             started = time.monotonic()
             try:
-                connection = await peer.connect(words[0], level=Level.LOW, relayed=command == "relayed")
+                level = Level.HIGH if command == "high" else Level.LOW
+                connection = await peer.connect(words[0], level=level, relayed=command == "relayed")
                 first = connection.relay
                 seconds = time.monotonic() - started
                 stream = await connection.open(HALF_CLOSE)

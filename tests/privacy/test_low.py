@@ -135,6 +135,40 @@ def test_a_peer_at_high_is_not_asked_where_it_is(tmp_path: Path) -> None:
     assert here.between() == []
 
 
+def test_at_high_neither_is_it_answered_nor_begun(
+    tmp_path: Path, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """go at the other end would punch: it is refused when it asks ours, and not asked when it has dialled ours."""
+    monkeypatch.setenv("DESCORD_PEER_HOLE_PUNCHING", "on")
+    with scene(tmp_path) as here:
+        alice, bob = here.ours("alice"), start_peer("go", within=here.within("bob"))
+        bob.call("listen", addr="/ip4/0.0.0.0/tcp/4002")
+        bob.call("reserve", relay=here.relay)
+        bob.call("punching")
+        said = alice.ask("high", f"{here.relay}/p2p-circuit/p2p/{bob.peer_id}")
+        assert said["relay"] == here.relay_id and said["echoed"], said
+        assert "/libp2p/dcutr" not in bob.call("identify", peer=alice.peer_id)["protocols"]
+        (address, *_) = alice.ask("listen", "high")["addresses"]
+        bob.call("disconnect", peer=alice.peer_id)
+        bob.call("connect", addr=address)
+        assert bob.call("echo_half_close", peer=alice.peer_id, bytes=300_000)["equal"] is True
+        assert all(one["relayed"] for one in bob.call("connections")["connections"] if one["peer"] == alice.peer_id)
+    assert here.between() == []
+
+
+def test_the_command_line_tells_the_way(tmp_path: Path) -> None:
+    with scene(tmp_path) as here:
+        bob = here.ours("bob")
+        (address, *_) = bob.ask("listen", "low")["addresses"]
+        command = [sys.executable, "-m", "actors.cli", "ping", address, "--privacy", "low", "--relayed", "--count", "1"]
+        environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "data")}
+        done = subprocess.run(
+            [*here.within("alice"), *command], cwd=REPOSITORY, env=environment, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        assert ", directly (hole punched)" in done.stdout, done.stdout + done.stderr
+
+
 def test_where_nats_allow_no_hole_it_is_said_or_the_relay_serves(tmp_path: Path) -> None:
     with scene(tmp_path, symmetric=True) as here:
         bob, alice = here.ours("bob"), here.ours("alice")

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from actors.lookout import settings_to_look
-from actors.ports.client import Client, PeerConnection, PeerStream
+from actors.ports.client import Client, PeerConnection, PeerStream, StreamError
 from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
 from actors.ports.peer import NoPath, Peer, PeerPolicy
 from actors.ports.whereabouts_client import say_whereabouts
 from actors.private_node import PrivateNode
+from protocol import dcutr
 from protocol.addresses import encode_tcp, with_peer
 from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level, RelaysChosen
@@ -71,7 +72,7 @@ async def peer(name: str, tmp_path: Path, relays: list[NodeProcess], *, keep: in
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(PrivateNode.start(settings))
         identity = Identity.from_seed(seeded(name))
-        made = Peer(identity, node, handlers={ECHO: echo}, policy=PeerPolicy(relays=keep))
+        made = Peer(identity, node, handlers={ECHO: echo}, policy=PeerPolicy(relays=keep, private_network=True))
         yield await stack.enter_async_context(made)
 
 
@@ -102,6 +103,27 @@ async def test_a_peer_is_found_by_its_id_and_reached_through_its_relay(
         assert said.observed_addr == b""
         for address in said.listen_addrs:
             assert address.endswith(b"\xa2\x02"), "only ways through relays are told"
+
+
+async def test_at_high_nobody_is_told_where_we_are_seen(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(1)
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1) as bob,
+        peer("alice", tmp_path, nodes) as alice,
+    ):
+        (address, *_) = await bob.listen(Level.HIGH)
+        with pytest.raises(NoPath, match="at high already"):
+            await bob.listen(Level.LOW)
+        for level in (Level.HIGH, Level.LOW):
+            connection = await alice.connect(address, level=level, relayed=True)
+            assert dcutr.PROTOCOL not in (await connection.identify()).protocols
+            with pytest.raises(StreamError, match="speaks none"):  # na
+                await connection.open(dcutr.PROTOCOL)
+        with pytest.raises(NoPath, match="does not punch holes"):
+            await alice.connect(address, level=Level.LOW)
 
 
 async def test_nobody_is_dialled_who_is_not_known_as_a_relay(
