@@ -157,6 +157,13 @@ class Client:
         ]
         return tuple(dict.fromkeys(address for address in found if address))
 
+    def taken(self, peer: PeerId, *, server: bool) -> asyncio.Protocol:
+        """The wire of a connection that came while ``peer`` was dialled at once; it must prove to be ``peer``."""
+        return _Crossed(self, peer, inbound=server)
+
+    def crossed(self, link: PeerLink) -> None:
+        self._connection(link).punched = True
+
     async def dial_at_once(self, addresses: Sequence[bytes], peer: PeerId, *, server: bool) -> PeerConnection:
         """``peer`` directly, at all of ``addresses`` (TCP over IP, binary) at the same time.  ``server``: it dials us
         too, and of what comes together it is the client.  DialError: at none of them."""
@@ -463,6 +470,14 @@ class Socket(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+class _Crossed(Socket):
+    """A dial of the other that came before ours, while both were dialling."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._client.crossed(self.link)
 
 
 def _new_key() -> StaticKey:

@@ -14,7 +14,8 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from secrets import token_hex
 from typing import Any, Final, Protocol, TypeVar
 
@@ -26,6 +27,9 @@ from protocol.identity import PeerId
 #: Seconds for a connection to be made.  Tor has to build a circuit to the onion first.
 CONNECT_TIMEOUT: Final = 10.0
 TOR_TIMEOUT: Final = 60.0
+
+#: Connections that wait to be taken while a hole is punched: one is wanted, of a peer that proves itself.
+BACKLOG: Final = 4
 
 Wire = TypeVar("Wire", bound=asyncio.Protocol)
 
@@ -89,11 +93,29 @@ class PortDialler(TcpDialler):
     """From one local port for all connections, so that a NAT which maps a port the same for every destination shows
     all peers the same one: what relays see is then where a hole can be punched (actors/ports/hole_punch.py).
 
-    The port is this host's choice, held until :meth:`close` without anybody listening there."""
+    The port is this host's choice, held until :meth:`close`; while a hole is punched, and only then, it listens."""
 
     def __init__(self, resolver: Resolver | None = None) -> None:
         super().__init__(resolver)
         self._held: dict[socket.AddressFamily, socket.socket] = {}
+        self._listening = 0
+
+    @asynccontextmanager
+    async def listening(self, wire: Callable[[], asyncio.Protocol]) -> AsyncIterator[None]:
+        """Whoever connects to the port meanwhile is ``wire()``'s: a SYN that comes before ours has left, where no NAT
+        keeps it out, is then taken and not refused."""
+        loop = asyncio.get_running_loop()
+        servers = []
+        self._listening += 1
+        try:
+            for family in list(self._held):
+                with suppress(OSError):  # another punching listens: its connections prove themselves as well
+                    servers.append(await loop.create_server(wire, sock=self._bound(family), backlog=BACKLOG))
+            yield
+        finally:
+            self._listening -= 1
+            for server in servers:
+                server.close()
 
     def port(self, family: socket.AddressFamily) -> int:
         """The local port; 0: none was needed yet."""
@@ -117,7 +139,7 @@ class PortDialler(TcpDialler):
             raise DialError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
         except OSError as error:
             sock.close()
-            if error.errno in (errno.EADDRNOTAVAIL, errno.EADDRINUSE):
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EADDRINUSE) and not self._listening:
                 # A connection of the same two ends is there, or was a minute ago: another port will do, though what is
                 # seen of it is where no hole is punched.
                 return await super().open(address, wire)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 from typing import Final
 
 from actors.dial_policy import dialable
@@ -71,6 +72,9 @@ class HolePuncher:
     def accepted(self, connection: PeerConnection) -> None:
         """Somebody has reached us: if by a relay, a direct connection is tried from now on."""
         if connection.relay is None or not connection.link.inbound or self._direct(connection.peer) is not None:
+            return
+        if len(self._tasks) >= MAX_PUNCHING:
+            log.info("no direct connection to %s: %d others are being tried", connection.peer, MAX_PUNCHING)
             return
         task = asyncio.get_running_loop().create_task(self._upgrade(connection))
         self._tasks.add(task)
@@ -179,8 +183,9 @@ class HolePuncher:
         if not addresses:
             raise DialError("the peer named no address that may be dialled")
         failure: DialError | None = None
+        wire = partial(self.client.taken, peer, server=server)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DIAL_TIMEOUT):
+            async with asyncio.timeout(DIAL_TIMEOUT), self._dialler.listening(wire):
                 while (found := self._direct(peer)) is None:
                     try:
                         return await self.client.dial_at_once(addresses, peer, server=server)

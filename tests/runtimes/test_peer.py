@@ -105,6 +105,28 @@ async def test_a_peer_is_found_by_its_id_and_reached_through_its_relay(
             assert address.endswith(b"\xa2\x02"), "only ways through relays are told"
 
 
+async def test_low_goes_on_from_a_relay_to_a_direct_connection(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(1)
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1) as bob,
+        peer("alice", tmp_path, nodes) as alice,
+    ):
+        (address, *_) = await bob.listen(Level.LOW)
+        with pytest.raises(NoPath, match="at low already"):
+            await bob.listen(Level.HIGH)
+        first = await alice.connect(address, level=Level.LOW, relayed=True)
+        stream = await first.open(ECHO)
+        direct = await alice.direct(first) if first.relay is not None else first
+        assert direct.relay is None and direct.punched and direct.peer == bob.peer_id
+        await echoed(stream)  # what was open goes on
+        assert await alice.connect(address, level=Level.LOW) is direct
+        assert await alice.connect(address, level=Level.LOW, relayed=True) is direct
+        await echoed(await direct.open(ECHO))
+
+
 async def test_at_high_nobody_is_told_where_we_are_seen(
     relays: Callable[..., list[NodeProcess]], tmp_path: Path
 ) -> None:
