@@ -240,6 +240,7 @@ def _path(connection: PeerConnection) -> dict[str, Any]:
     return {
         "peer": str(connection.peer),
         "relay": relay,
+        "hole_punched": connection.punched,
         "onion": connection.onion,
         "limit_data": limit.data,
         "limit_duration": limit.duration,
@@ -251,7 +252,7 @@ def _path_line(connection: PeerConnection, agent: str) -> str:
     if connection.onion:
         return f"{connection.peer}{told}, by Tor"
     if connection.relay is None:
-        return f"{connection.peer}{told}, directly"
+        return f"{connection.peer}{told}, directly{' (hole punched)' if connection.punched else ''}"
     return f"{connection.peer}{told}, through relay {connection.relay}, {_limit(connection.limit)}"
 
 

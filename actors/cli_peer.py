@@ -133,6 +133,7 @@ def policy_of(settings: Settings, *, padded: bool = False) -> PeerPolicy:
         tor_socks=settings.tor_socks,
         tor_control=settings.tor_control,
         padded=padded,
+        private_network=settings.private_network,
         client=ClientPolicy(stream_timeout=settings.stream_timeout, connection=limits),
     )
 
@@ -310,7 +311,11 @@ async def connected(
     level = Level(arguments.privacy)
     folder = settings.data_dir / FOLDER
     async with peer_of(settings, folder, level, identity, padded=arguments.padded) as peer:
-        yield await peer.connect(arguments.address, level=level, relayed=arguments.relayed, hops=arguments.hops)
+        connection = await peer.connect(arguments.address, level=level, relayed=arguments.relayed, hops=arguments.hops)
+        if level is Level.LOW and connection.relay is not None:
+            with contextlib.suppress(ClientError):  # then the relay is the way, as was allowed
+                connection = await peer.direct(connection)
+        yield connection
 
 
 def _read(path: Path) -> str:

@@ -1,6 +1,6 @@
 """What each privacy level allows: which addresses of a peer lead to it, and through which relays.
 
-    LOW       its own addresses; through a relay only if the caller says so
+    LOW       its own addresses; through a relay only if the caller says so (Peer does: to agree there on a direct one)
     HIGH      through a relay, never its own addresses
     MAXIMUM   its onion addresses alone
 

@@ -19,6 +19,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import socket
 from asyncio.staggered import staggered_race
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -45,7 +46,7 @@ from actors.ports.host import random_bytes
 from actors.ports.padded import serve_padded
 from actors.ports.resolver import Resolver
 from actors.refresh_schedule import RefreshPolicy, RefreshSchedule
-from protocol.addresses import encode_tcp
+from protocol.addresses import encode_tcp, text_of
 from protocol.identity import Identity, PeerId
 from protocol.noise import StaticKey
 from protocol.padding import PROTOCOL as PADDED
@@ -81,7 +82,8 @@ class Client:
     ``bare``: takes the streams of peers within circuits before a protocol was agreed on, in place of ``handlers``.
     ``dialler``: makes the connections, and looks up names; directly with ``resolver`` when there is none.
     ``unlinked``: to each relay of :meth:`connect_through` before the last this is somebody else.
-    ``padded``: ``handlers`` serve padded streams alone (protocol/padding.py), else these and others."""
+    ``padded``: ``handlers`` serve padded streams alone (protocol/padding.py), else these and others.  ``offered``: as
+    ``handlers``, for what other implementations ask, and never padded."""
 
     def __init__(
         self,
@@ -93,6 +95,7 @@ class Client:
         dialler: Dialler | None = None,
         unlinked: bool = False,
         padded: bool = False,
+        offered: Mapping[str, Handler] | None = None,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
         bare: Callable[[PeerConnection, PeerStream], None] | None = None,
@@ -104,6 +107,7 @@ class Client:
         if served:
             within = serve_padded(served, policy.stream_timeout)
             served = {PADDED: within} if padded else {**served, PADDED: within}
+        served |= offered or {}
         self.core = CircuitClient(
             policy,
             StaticKey(identity, random_bytes(32)),
@@ -157,6 +161,35 @@ class Client:
             for one in self._connections.values()
             if one.usable and one.peer == peer and (one.relay is not None or not relayed)
         ]
+
+    def seen_at(self, own_port: Callable[[socket.AddressFamily], int]) -> tuple[bytes, ...]:
+        """Where relays and peers that were dialled from ``own_port`` say that they see us: binary multiaddrs."""
+        found = [
+            one.link.identified.observed_addr
+            for one in self._connections.values()
+            if one.usable and one.link.identified is not None and isinstance(one.link.wire, Socket)
+            if one.link.wire.local_port == own_port(one.link.wire.family)
+        ]
+        return tuple(dict.fromkeys(address for address in found if address))
+
+    def taken(self, peer: PeerId, *, server: bool) -> asyncio.BaseProtocol:
+        """The wire of a connection that came while ``peer`` was dialled at once; it must prove to be ``peer``."""
+        return _Crossed(self, peer, inbound=server)
+
+    def crossed(self, link: PeerLink) -> None:
+        self._connection(link).punched = True
+
+    async def dial_at_once(self, addresses: Sequence[bytes], peer: PeerId, *, server: bool) -> PeerConnection:
+        """``peer`` directly, at all of ``addresses`` (TCP over IP, binary) at the same time.  ``server``: it dials us
+        too, and of what comes together it is the client.  DialError: at none of them."""
+        attempts = [partial(self._dial_ip, parse_dial_address(text_of(one)), peer, server=server) for one in addresses]
+        connection: PeerConnection | None
+        connection, _, failures = await staggered_race(attempts, 0.0)
+        if connection is None:
+            told = [f"{text_of(one)}: {_reason(failure)}" for one, failure in zip(addresses, failures, strict=False)]
+            raise DialError(f"cannot connect to {'; '.join(told[:4])}")
+        connection.punched = True
+        return connection
 
     @property
     def busy(self) -> bool:
@@ -225,8 +258,8 @@ class Client:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_GRACE):
                     await self._empty.wait()
-        for socket in list(self._sockets):
-            socket.abort()
+        for left in list(self._sockets):
+            left.abort()
         if self._timer is not None:
             self._timer.cancel()
         await self._dialler.close()
@@ -280,11 +313,11 @@ class Client:
         addresses = [*self._announced, *(address for one in self._reservations for address in one.reached_at)]
         self.core.served.addresses = tuple(dict.fromkeys(addresses))
 
-    def socket_opened(self, socket: Socket) -> None:
-        self._sockets.add(socket)
+    def socket_opened(self, opened: Socket) -> None:
+        self._sockets.add(opened)
 
-    def socket_closed(self, socket: Socket) -> None:
-        self._sockets.discard(socket)
+    def socket_closed(self, closed: Socket) -> None:
+        self._sockets.discard(closed)
         if self._empty is not None and not self._sockets:
             self._empty.set()
 
@@ -306,9 +339,9 @@ class Client:
         told = [f"{each.transport}: {_reason(failure)}" for each, failure in zip(found, failures, strict=False)]
         raise DialError(f"cannot connect to {'; '.join(told[:4])}{' ...' if len(told) > 4 else ''}")
 
-    async def _dial_ip(self, address: DialAddress, expected: PeerId | None) -> PeerConnection:
-        socket = await self._dialler.open(address, lambda: Socket(self, expected))
-        connection = self._connection(socket.link)
+    async def _dial_ip(self, address: DialAddress, expected: PeerId | None, *, server: bool = False) -> PeerConnection:
+        made = await self._dialler.open(address, lambda: Socket(self, expected, inbound=server))
+        connection = self._connection(made.link)
         await connection.wait_ready()
         return connection
 
@@ -389,18 +422,23 @@ class _Refused(asyncio.Protocol):
 
 
 class Socket(asyncio.BufferedProtocol):
-    """The wire of one connection that is not within another.  ``inbound``: the peer opened it."""
+    """The wire of one connection that is not within another.  ``inbound``: the peer opened it, or both did and it is
+    the client of the two."""
 
     def __init__(self, client: Client, expected: PeerId | None, *, inbound: bool = False) -> None:
         self._client = client
         self._inbound = inbound
         self._expected = expected
         self._transport: asyncio.Transport | None = None
+        self.local_port = 0
+        self.family = socket.AF_INET
         self.link: PeerLink
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._client.socket_opened(self)
+        opened = transport.get_extra_info("socket")
+        self.family, self.local_port = opened.family, transport.get_extra_info("sockname")[1]
         observed = b""
         if self._client.observes:
             host, port, *_ = transport.get_extra_info("peername")
@@ -451,6 +489,14 @@ class Socket(asyncio.BufferedProtocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+class _Crossed(Socket):
+    """A dial of the other that came before ours, while both were dialling."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._client.crossed(self.link)
 
 
 def _new_key() -> StaticKey:

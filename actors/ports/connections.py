@@ -150,6 +150,8 @@ class PeerConnection:
         #: By whether it is padded.
         self._ping_streams: dict[bool, PeerStream] = {}
         self._pinging = asyncio.Lock()
+        #: Whether it is direct because both ends dialled at the same time (actors/ports/hole_punch.py).
+        self.punched = False
         link.changed = self._changed
         self._changed()
 

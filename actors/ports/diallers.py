@@ -1,6 +1,7 @@
 """How a client's connections are made: every one of them, and every look-up of a name, is a Dialler's.
 
     TcpDialler     addresses and names, directly
+    PortDialler    the same, always from one port: the client of privacy level Low, which punches holes from it
     RelayDialler   the same, but only to relays that were chosen: the client of privacy level High
     TorDialler     onion addresses, through a SOCKS port of Tor's: the client of level Maximum
 
@@ -10,8 +11,11 @@ So what a level forbids is refused in one place, whoever asks for it, and by wha
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 from secrets import token_hex
 from typing import Any, Final, Protocol, TypeVar
 
@@ -23,6 +27,9 @@ from protocol.identity import PeerId
 #: Seconds for a connection to be made.  Tor has to build a circuit to the onion first.
 CONNECT_TIMEOUT: Final = 10.0
 TOR_TIMEOUT: Final = 60.0
+
+#: Connections that wait to be taken while a hole is punched: one is wanted, of a peer that proves itself.
+BACKLOG: Final = 4
 
 Wire = TypeVar("Wire", bound=asyncio.BaseProtocol)
 
@@ -80,6 +87,91 @@ class TcpDialler:
 
     async def close(self) -> None:
         await self._resolver.close()
+
+
+class PortDialler(TcpDialler):
+    """From one local port for all connections, so that a NAT which maps a port the same for every destination shows
+    all peers the same one: what relays see is then where a hole can be punched (actors/ports/hole_punch.py).
+
+    The port is this host's choice, held until :meth:`close`; while a hole is punched, and only then, it listens."""
+
+    def __init__(self, resolver: Resolver | None = None) -> None:
+        super().__init__(resolver)
+        self._held: dict[socket.AddressFamily, socket.socket] = {}
+        self._listening = 0
+
+    @asynccontextmanager
+    async def listening(self, wire: Callable[[], asyncio.BaseProtocol]) -> AsyncIterator[None]:
+        """Whoever connects to the port meanwhile is ``wire()``'s: a SYN that comes before ours has left, where no NAT
+        keeps it out, is then taken and not refused."""
+        loop = asyncio.get_running_loop()
+        servers = []
+        self._listening += 1
+        try:
+            for family in list(self._held):
+                with suppress(OSError):  # another punching listens: its connections prove themselves as well
+                    servers.append(await loop.create_server(wire, sock=self._bound(family), backlog=BACKLOG))
+            yield
+        finally:
+            self._listening -= 1
+            for server in servers:
+                server.close()
+
+    def port(self, family: socket.AddressFamily) -> int:
+        """The local port; 0: none was needed yet."""
+        held = self._held.get(family)
+        return 0 if held is None else int(held.getsockname()[1])
+
+    async def open(self, address: DialAddress, wire: Callable[[], Wire]) -> Wire:
+        family = socket.AF_INET6 if ":" in address.value else socket.AF_INET
+        try:
+            sock = self._bound(family)
+        except OSError as error:
+            raise DialError(f"no local port to dial from: {_reason(error)}") from error
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await loop.sock_connect(sock, (address.value, address.port))
+                _, made = await loop.create_connection(wire, sock=sock)
+                return made
+        except TimeoutError:
+            sock.close()
+            raise DialError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
+        except OSError as error:
+            sock.close()
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EADDRINUSE) and not self._listening:
+                # A connection of the same two ends is there, or was a minute ago: another port will do, though what is
+                # seen of it is where no hole is punched.
+                return await super().open(address, wire)
+            raise DialError(_reason(error)) from error
+        except BaseException:
+            sock.close()
+            raise
+
+    async def close(self) -> None:
+        for held in self._held.values():
+            held.close()
+        self._held.clear()
+        await super().close()
+
+    def _bound(self, family: socket.AddressFamily) -> socket.socket:
+        if family not in self._held:
+            self._held[family] = _shared(family, 0)
+        return _shared(family, self.port(family))
+
+
+def _shared(family: socket.AddressFamily, port: int) -> socket.socket:
+    """A socket at ``port`` (0: the system's choice), which others of this process may have too."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 class RelayDialler(TcpDialler):

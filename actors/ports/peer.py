@@ -8,7 +8,7 @@
 PrivacyRouter says by which ways a peer is reached; this goes them, best first.  Each level has connections of its own,
 so that what is open at one is never used at another:
 
-    LOW        one client, that dials whatever it is told to
+    LOW        one client, that dials whatever it is told to, and goes on from a relay to a direct connection
     HIGH       one client, that dials chosen relays and nothing else; with several relays in a row one for each peer
                that is dialled, with a new peer id, and another to each relay before the last
     MAXIMUM    a client for each peer that is dialled, with a new peer id and its own circuits in Tor; one that listens
@@ -32,12 +32,14 @@ from actors.circuit_client import ClientPolicy
 from actors.dial_policy import network_of
 from actors.ports.client import Client, Handler
 from actors.ports.connections import AddressError, ClientError, DialError, PeerConnection, PeerStream
-from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
+from actors.ports.diallers import LevelRefused, PortDialler, RelayDialler, TcpDialler, TorDialler
+from actors.ports.hole_punch import HolePuncher
 from actors.ports.host import random_bytes
 from actors.ports.reachable import Reachable
 from actors.ports.resolver import Resolver
 from actors.ports.tor import ONION_PORT, TorControl
 from actors.ports.whereabouts_client import ask_whereabouts
+from protocol import dcutr
 from protocol.discovery_messages import Observed
 from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level, Path, PathsTold, RelayAt, RelaysChosen
@@ -81,13 +83,15 @@ class NoPath(DialError):
 class PeerPolicy:
     """``relays``: through how many others reach this peer at HIGH.  ``path_timeout``: seconds for one way to a peer.
     ``tor_socks``, ``tor_control``: HOST:PORT of Tor's.  ``padded``: all streams are padded (protocol/padding.py): those
-    that this peer opens, and others' are refused without."""
+    that this peer opens, and others' are refused without.  ``private_network``: whether holes are punched to private
+    addresses too."""
 
     relays: int = 2
     path_timeout: float = 20.0
     tor_socks: str = "127.0.0.1:9050"
     tor_control: str = "127.0.0.1:9051"
     padded: bool = False
+    private_network: bool = False
     client: ClientPolicy | None = None
 
 
@@ -141,6 +145,8 @@ class Peer:
         self._accepted = accepted
         self._bare = bare
         self._low: Client | None = None
+        self._low_dialler = PortDialler(resolver())
+        self._puncher = HolePuncher(self._low_dialler, private=self.policy.private_network)
         self._high: Client | None = None
         self._relays = RelayDialler(resolver())
         #: At MAXIMUM: by whom is dialled.
@@ -150,6 +156,7 @@ class Peer:
         self._onion: Client | None = None
         self._tor = TorControl(self.policy.tor_control)
         self._reachable: Reachable | None = None
+        self._reachable_low: Reachable | None = None
         self._dialling: dict[tuple[Level, Target, bool, int], asyncio.Task[PeerConnection]] = {}
         self._watching: set[asyncio.Task[None]] = set()
 
@@ -183,7 +190,8 @@ class Peer:
         ``target``: a peer id, which is looked for through relays, or a multiaddr that ends in /p2p/PEER; a relay that
         is named in it is then the caller's own choice.
 
-        ``relayed``: whether a relay will do at LOW.  ``hops``: relays in a row at HIGH, up to 3: none then knows both
+        ``relayed``: whether a relay will do at LOW, at first or for good; without it a relay is used there only to
+        agree on a direct connection.  ``hops``: relays in a row at HIGH, up to 3: none then knows both
         ends, and the target sees a new peer id.  NoPath."""
         wanted = target if isinstance(target, PeerId) else None
         at = Target(wanted) if wanted is not None else Target.parse(str(target))
@@ -211,6 +219,14 @@ class Peer:
                 raise DialError("the peer was closed while it dialled") from None
             raise
 
+    async def direct(self, relayed: PeerConnection) -> PeerConnection:
+        """The direct connection at LOW to the peer that ``relayed`` leads to, once a hole is punched; what is open
+        on ``relayed`` goes on there.  DialError: it cannot be had, and the message says why."""
+        said = await relayed.identify()
+        if dcutr.PROTOCOL not in said.protocols:
+            raise DialError("the peer does not punch holes (/libp2p/dcutr), and a relay alone was not allowed")
+        return await self._puncher.direct(relayed)
+
     async def dial_via_relay(self, target: str | PeerId, *protocols: str) -> PeerStream:
         """A stream to ``target`` through a relay: at HIGH."""
         return await self.open(target, *protocols, level=Level.HIGH)
@@ -225,10 +241,12 @@ class Peer:
     async def listen(self, level: Level, *, key: str = "") -> tuple[str, ...]:
         """Be reached at ``level`` from now on; the addresses that others dial, as they are now (:attr:`addresses`).
 
+        LOW: through relays, from which each who connects is led on to a direct connection where NATs let it.
         HIGH: through relays, which are replaced when they fail.  MAXIMUM: at an onion of Tor's; ``key``: of a former
         one (:attr:`onion_key`), b"": a new one.  NoPath, ClientError."""
         match level:
             case Level.HIGH:
+                self._alone(self._reachable_low, Level.LOW)
                 if self._reachable is None:
                     self._reachable = Reachable(
                         self._client_high(), self._relays, self._router, self.identity, self.policy.relays
@@ -237,13 +255,24 @@ class Peer:
             case Level.MAXIMUM:
                 await self._listen_at_onion(key)
             case Level.LOW:
-                raise NoPath("to be reached directly is what a node with an open port is for: python -m actors.node")
+                self._alone(self._reachable, Level.HIGH)
+                if self._reachable_low is None:
+                    self._reachable_low = Reachable(
+                        self._client_low(), None, self._router, self.identity, self.policy.relays
+                    )
+                await self._reachable_low.begin()
         return self.addresses
+
+    def _alone(self, other: Reachable | None, level: Level) -> None:
+        # Who calls a peer id calls both: at LOW he would be told where somebody is who hides at HIGH.
+        if other is not None:
+            raise NoPath(f"this peer is reached at {level} already: be reached at another level as another peer")
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Multiaddrs at which others reach this peer."""
-        found: list[str] = [] if self._reachable is None else list(self._reachable.addresses)
+        by_relays = (self._reachable, self._reachable_low)
+        found = [address for one in by_relays if one is not None for address in one.addresses]
         if self._onion is not None and self._onion_name:
             found.append(f"/onion3/{self._onion_name}:{ONION_PORT}/p2p/{self.onion_peer}")
         return tuple(found)
@@ -265,8 +294,10 @@ class Peer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._reachable is not None:
-            await self._reachable.close()
+        for reachable in (self._reachable, self._reachable_low):
+            if reachable is not None:
+                await reachable.close()
+        await self._puncher.close()
         for client in (self._low, self._high, self._onion, *self._contexts.values(), *self._chains.values()):
             if client is not None:
                 await client.close()
@@ -278,7 +309,9 @@ class Peer:
         offered, chosen = target.offered, bool(target.offered)
         if not offered and level is Level.HIGH:
             offered = await (self._look_for(target.peer) if hops == 1 else self._look_from_afar(target.peer))
-        told = await self._router.paths(level, target.peer, offered, chosen=chosen, relayed=relayed, hops=hops)
+        # At LOW a relay leads to a hole that is punched; only with ``relayed`` it will do where none can be.
+        by_relay = relayed or level is Level.LOW
+        told = await self._router.paths(level, target.peer, offered, chosen=chosen, relayed=by_relay, hops=hops)
         if not told.paths:
             raise NoPath(f"no way to {target.peer} at the privacy level {level}: {told.problem}")
         failures = []
@@ -287,7 +320,13 @@ class Peer:
                 async with asyncio.timeout(self.policy.path_timeout if level is not Level.MAXIMUM else None):
                     if hops > 1:
                         return await self._go_along(path, target.peer, hops)
-                    return await self._go(path, target.peer, level)
+                    connection = await self._go(path, target.peer, level)
+                if level is Level.LOW and connection.relay is not None and not relayed:
+                    try:
+                        return await self.direct(connection)
+                    finally:
+                        await connection.close()
+                return connection
             except TimeoutError:
                 failures.append(f"{_named(path)}: no answer within {self.policy.path_timeout:g} s")
             except ClientError as error:
@@ -458,12 +497,27 @@ class Peer:
             chain = self._chains.get((peer, hops))
             return [] if chain is None else chain.open_to(peer, relayed=True)
         client = {Level.LOW: self._low, Level.HIGH: self._high, Level.MAXIMUM: self._contexts.get(peer)}[level]
-        return [] if client is None else client.open_to(peer, relayed=level is Level.HIGH)
+        found = [] if client is None else client.open_to(peer, relayed=level is Level.HIGH)
+        return sorted(found, key=lambda one: one.relay is not None)  # direct ones first, once there are some
 
     def _client_low(self) -> Client:
         if self._low is None:
-            self._low = self._client(self.identity, TcpDialler(self._resolver()))
+            self._low = Client(
+                self.identity,
+                policy=self.policy.client,
+                dialler=self._low_dialler,
+                padded=self.policy.padded,
+                handlers=self._handlers,
+                # Here and nowhere else: at HIGH and MAXIMUM it would tell the other where we are.
+                offered={dcutr.PROTOCOL: self._puncher.answer},
+                accepted=self._accepted_low,
+            )
+            self._puncher.client = self._low
         return self._low
+
+    def _accepted_low(self, connection: PeerConnection) -> None:
+        self._puncher.accepted(connection)
+        self._accepted(connection)
 
     def _client_high(self) -> Client:
         if self._high is None:

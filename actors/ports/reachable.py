@@ -51,9 +51,12 @@ class NotReachable(ClientError):
 
 
 class Reachable:
-    """``relays``: how many are kept.  ``client``: has the connections; ``dialler``: dials chosen relays alone."""
+    """``relays``: how many are kept.  ``client``: has the connections; ``dialler``: dials chosen relays
+    alone; None: anybody may be dialled."""
 
-    def __init__(self, client: Client, dialler: RelayDialler, router: Router, identity: Identity, relays: int) -> None:
+    def __init__(
+        self, client: Client, dialler: RelayDialler | None, router: Router, identity: Identity, relays: int
+    ) -> None:
         self.problem = ""
         #: How many peers keep our whereabouts; 0: they are not published, and who dials needs an address.
         self.copies = 0
@@ -150,7 +153,8 @@ class Reachable:
 
     async def _reserve(self, relay: RelayAt) -> None:
         peer = PeerId(relay.peer)
-        self._dialler.allow([peer])
+        if self._dialler is not None:
+            self._dialler.allow([peer])
         failure: ClientError | None = None
         for address in relay.addresses:
             try:

@@ -20,6 +20,7 @@ from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDia
 from actors.ports.peer import NoPath, Peer, PeerPolicy
 from actors.ports.whereabouts_client import say_whereabouts
 from actors.private_node import PrivateNode
+from protocol import dcutr
 from protocol.addresses import encode_tcp, with_peer
 from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level, RelaysChosen
@@ -88,7 +89,8 @@ async def peer(
         node = await stack.enter_async_context(PrivateNode.start(settings))
         identity = Identity.from_seed(seeded(name))
         handlers = {ECHO: echo} if serves else {}
-        made = Peer(identity, node, handlers=handlers, policy=PeerPolicy(relays=keep, padded=padded))
+        policy = PeerPolicy(relays=keep, padded=padded, private_network=True)
+        made = Peer(identity, node, handlers=handlers, policy=policy)
         yield await stack.enter_async_context(made)
 
 
@@ -119,6 +121,49 @@ async def test_a_peer_is_found_by_its_id_and_reached_through_its_relay(
         assert said.observed_addr == b""
         for address in said.listen_addrs:
             assert address.endswith(b"\xa2\x02"), "only ways through relays are told"
+
+
+async def test_low_goes_on_from_a_relay_to_a_direct_connection(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(1)
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1) as bob,
+        peer("alice", tmp_path, nodes) as alice,
+    ):
+        (address, *_) = await bob.listen(Level.LOW)
+        with pytest.raises(NoPath, match="at low already"):
+            await bob.listen(Level.HIGH)
+        first = await alice.connect(address, level=Level.LOW, relayed=True)
+        stream = await first.open(ECHO)
+        direct = await alice.direct(first) if first.relay is not None else first
+        assert direct.relay is None and direct.punched and direct.peer == bob.peer_id
+        await echoed(stream)  # what was open goes on
+        assert await alice.connect(address, level=Level.LOW) is direct
+        assert await alice.connect(address, level=Level.LOW, relayed=True) is direct
+        await echoed(await direct.open(ECHO))
+
+
+async def test_at_high_nobody_is_told_where_we_are_seen(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(1)
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1) as bob,
+        peer("alice", tmp_path, nodes) as alice,
+    ):
+        (address, *_) = await bob.listen(Level.HIGH)
+        with pytest.raises(NoPath, match="at high already"):
+            await bob.listen(Level.LOW)
+        for level in (Level.HIGH, Level.LOW):
+            connection = await alice.connect(address, level=level, relayed=True)
+            assert dcutr.PROTOCOL not in (await connection.identify()).protocols
+            with pytest.raises(StreamError, match="speaks none"):  # na
+                await connection.open(dcutr.PROTOCOL)
+        with pytest.raises(NoPath, match="does not punch holes"):
+            await alice.connect(address, level=Level.LOW)
 
 
 async def test_nobody_is_dialled_who_is_not_known_as_a_relay(

@@ -72,7 +72,7 @@ func newHost(seed string) (host.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	return libp2p.New(
+	options := []libp2p.Option{
 		libp2p.Identity(key),
 		libp2p.NoListenAddrs,
 		libp2p.Transport(tcp.NewTCPTransport),
@@ -81,7 +81,11 @@ func newHost(seed string) (host.Host, error) {
 		// The library's own guards against strangers would count the tests' many connections from one address as an attack.
 		libp2p.ResourceManager(&network.NullResourceManager{}),
 		libp2p.DisableMetrics(),
-	)
+	}
+	if os.Getenv("DESCORD_PEER_HOLE_PUNCHING") != "" {
+		options = append(options, libp2p.EnableHolePunching(), libp2p.ForceReachabilityPrivate())
+	}
+	return libp2p.New(options...)
 }
 
 // identity makes the Ed25519 key of a seed in hex, or a fresh one when there is none.

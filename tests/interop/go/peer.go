@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/multiformats/go-multiaddr"
 )
@@ -65,6 +67,7 @@ func (p *interopPeer) commands() map[string]handler {
 		"connections":     p.connections,
 		"listen":          p.listen,
 		"identify":        p.identify,
+		"punching":        p.punching,
 		"hop_raw":         p.hopRaw,
 		"raw_push":        p.rawPush,
 		"raw_close":       p.rawClose,
@@ -144,6 +147,24 @@ func (p *interopPeer) forgetFailures(id peer.ID) {
 	if network, ok := p.host.Network().(*swarm.Swarm); ok {
 		network.Backoff().Clear(id)
 	}
+}
+
+// punching waits until the library answers /libp2p/dcutr: it does once somebody has said where this peer is seen.
+func (p *interopPeer) punching(command) (fields, error) {
+	changes, err := p.host.EventBus().Subscribe(new(event.EvtLocalProtocolsUpdated))
+	if err != nil {
+		return nil, err
+	}
+	defer changes.Close()
+	timeout := time.After(patience)
+	for !slices.Contains(p.host.Mux().Protocols(), holepunch.Protocol) {
+		select {
+		case <-changes.Out():
+		case <-timeout:
+			return nil, fmt.Errorf("no hole punching: nobody says where this peer is seen")
+		}
+	}
+	return nil, nil
 }
 
 func (p *interopPeer) ping(c command) (fields, error) {
