@@ -7,13 +7,15 @@ import shutil
 
 import pytest
 
+PACKAGES = "tor tcpdump nftables openssh-client openssh-server"
+
 
 def require(*programs: str) -> None:
     """Skip, loudly, where one is missing; in CI that fails."""
     missing = [program for program in programs if shutil.which(program) is None]
     if not missing:
         return
-    told = f"NOT SHOWN, missing: {', '.join(missing)} (Debian: apt-get install tor tcpdump nftables)"
+    told = f"NOT SHOWN, missing: {', '.join(missing)} (Debian: apt-get install {PACKAGES})"
     if os.environ.get("CI") == "true":
         pytest.fail(told, pytrace=False)
     pytest.skip(told)
