@@ -48,6 +48,9 @@ MAX_PROBED: Final = 32
 #: Seconds for which a relay's answer is good: searches that follow each other do not ask again.
 FRESH: Final = 60.0
 
+#: And that it was not reached: one that restarts is back sooner than that.
+FRESH_LOSS: Final = 10.0
+
 #: Seconds from the first stranger that is told of until strangers are tried, while sources are still searching: so that
 #: chance chooses among them, and not who speaks first.
 GATHER: Final = 0.5
@@ -470,7 +473,8 @@ class RelayDirectory:
 
 
 def _fresh(known: KnownRelay, now: float) -> bool:
-    return bool(known.probed_at) and now - known.probed_at < FRESH and known.answer != "unprobed"
+    good_for = FRESH_LOSS if known.answer == "unreachable" else FRESH
+    return bool(known.probed_at) and now - known.probed_at < good_for and known.answer != "unprobed"
 
 
 def _told(known: KnownRelay, rating: Rating | None, now: float) -> FoundRelay:

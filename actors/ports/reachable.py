@@ -143,7 +143,7 @@ class Reachable:
         if len(told.relays) < lacking:
             told = await self._router.relays(Level.HIGH, lacking, SEARCH, (*held, *self._avoid))
         if not told.relays and self._avoid:
-            told = await self._router.relays(Level.HIGH, lacking, 0.0, held)  # better one that failed than none
+            told = await self._router.relays(Level.HIGH, lacking, SEARCH, held)  # better one that failed than none
         self.problem = told.problem
         await asyncio.gather(*(self._reserve(relay) for relay in told.relays))
         if self._lacking < self._wanted:

@@ -1,0 +1,16 @@
+"""Peers at High go on when the relay between them is killed, within what the design allows."""
+
+from __future__ import annotations
+
+from tests.benchmarks.lost_relay import lose
+
+#: Milliseconds: a new path for new streams, and listeners reached through another relay (the design's numbers).
+NEW_PATH = 2000.0
+REACHED_AGAIN = 3000.0
+
+
+async def test_a_relay_lost_in_mid_stream() -> None:
+    dialling, listening = await lose(runs=5)
+    assert len(dialling) == len(listening) == 5
+    assert max(dialling) < NEW_PATH
+    assert max(listening) < REACHED_AGAIN
