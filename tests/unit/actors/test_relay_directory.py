@@ -336,6 +336,19 @@ def test_a_full_relay_is_left_alone_until_it_said() -> None:
     assert town.best(3) == [(0, "reserves")]
 
 
+def test_a_relay_that_was_not_reached_is_tried_again_soon() -> None:
+    """It may have been restarted, and who lost it may know no other."""
+    relay = Relay(0, answer="gone")
+    town = Town([relay], {"dht": ([relay.found("dht")], 0.1)})
+    town.ask(1)
+    town.run(15.0)
+    assert town.best(1) == [] and FRESH > 30
+    relay.answer = "grant"
+    town.ask(2)
+    town.run(10.0)
+    assert town.best(2) == [(0, "reserves")]
+
+
 def test_a_source_that_never_ends_does_not_hold_the_answer() -> None:
     relays = [Relay(n) for n in range(6)]
     town = Town(relays, {"dht": ([relay.found("dht") for relay in relays], 0.2), "mdns": ((), None)})
