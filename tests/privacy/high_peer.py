@@ -17,25 +17,77 @@ from pathlib import Path
 from typing import Any
 
 from actors.lookout import settings_to_look
-from actors.ports.client import PeerConnection, PeerStream
+from actors.ports.client import PeerConnection, PeerStream, StreamError
 from actors.ports.peer import Peer
 from actors.private_node import PrivateNode
+from protocol import identify
 from protocol.addresses import encode_tcp
 from protocol.connection import Connection
+from protocol.envelope import seal_peer_record
 from protocol.identity import Identity
 from protocol.privacy_messages import Level
+from protocol.proto import autonat_pb2, dcutr_pb2, identify_pb2, kad_pb2
+from protocol.wire import frame
 from protocol.yamux import DataReceived
 from tests.support.peers import seeded
 
 HALF_CLOSE = "/descord-interop/halfclose/1.0.0"
+DCUTR = "/libp2p/dcutr"
+DIAL_REQUEST = "/libp2p/autonat/2/dial-request"
+KAD = "/descord/kad/1.0.0"
+
+#: What a peer serves that would like to be told where others are: it takes whatever comes.
+CURIOUS = (DCUTR, DIAL_REQUEST, KAD)
+
+#: What a peer asks of another who should tell nothing.
+PRY = (*CURIOUS, "/libp2p/autonat/1.0.0", "/libp2p/autonat/2/dial-back", "/ipfs/kad/1.0.0",
+       "/libp2p/circuit/relay/0.2.0/hop", "/descord/whereabouts/1.0.0", "/descord/extend/1.0.0")  # fmt: skip
+
+#: Connections on which others' streams came.
+others: list[PeerConnection] = []
 
 
-async def answer(_: PeerConnection, stream: PeerStream) -> None:
+async def answer(connection: PeerConnection, stream: PeerStream) -> None:
+    others.append(connection)
     received = bytearray()
     while part := await stream.read():
         received += part
     await stream.write(received)
     await stream.finish()
+
+
+async def take(_: PeerConnection, stream: PeerStream) -> None:
+    while await stream.read():
+        pass
+
+
+async def pry(connection: PeerConnection) -> list[str]:
+    """Those of PRY that the other end speaks."""
+    spoken = []
+    for protocol in PRY:
+        with contextlib.suppress(StreamError):
+            spoken.append((await connection.open(protocol)).protocol)
+    return spoken
+
+
+def told(leak: str, identity: Identity, address: bytes) -> tuple[str, bytes] | None:
+    """(protocol, message) by which an address is told on a stream that should not be there."""
+    match leak:
+        case "push":
+            return identify.PUSH_PROTOCOL, identify_pb2.Identify(listenAddrs=[address]).SerializeToString()
+        case "signed record":
+            record = seal_peer_record(identity, 1, [address])
+            return identify.PUSH_PROTOCOL, identify_pb2.Identify(signedPeerRecord=record).SerializeToString()
+        case "dcutr":
+            return DCUTR, dcutr_pb2.HolePunch(type="CONNECT", ObsAddrs=[address]).SerializeToString()
+        case "autonat":
+            request = autonat_pb2.DialRequest(addrs=[address], nonce=1)
+            return DIAL_REQUEST, autonat_pb2.Message(dial_request=request).SerializeToString()
+        case "dht":
+            peer = kad_pb2.Peer(id=identity.peer_id.bytes, addrs=[address])
+            message = kad_pb2.Message(type=2, key=bytes(34), provider_peers=[peer])  # ADD_PROVIDER
+            return KAD, message.SerializeToString()
+    return None
 
 
 def record(path: Path) -> None:
@@ -73,9 +125,10 @@ async def run(arguments: argparse.Namespace) -> None:
         "XDG_CONFIG_HOME": str(folder),
     }
     identity = Identity.from_seed(seeded(arguments.name))
+    handlers = {HALF_CLOSE: answer, **(dict.fromkeys(CURIOUS, take) if arguments.curious else {})}
     async with (
         PrivateNode.start(settings_to_look(environment, folder)) as node,
-        Peer(identity, node, handlers={HALF_CLOSE: answer}) as peer,
+        Peer(identity, node, handlers=handlers) as peer,
     ):
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -90,10 +143,18 @@ async def run(arguments: argparse.Namespace) -> None:
                 while len((await node.relays(Level.HIGH, 8, 5.0, ())).relays) < int(words[0]):
                     pass
                 say({})
+            elif command == "pry":  # of the last who talked to us
+                say({"speaks": await pry(others[-1])})
             else:
                 plant(arguments.leak, arguments.own, arguments.other, peer)
                 connection = await peer.connect(words[0], level=Level.HIGH, hops=int(words[1]) if words[1:] else 1)
                 await connection.identify()
+                at = encode_tcp(ip_address(arguments.own), 4001)
+                if (leaking := told(arguments.leak, identity, at)) is not None:
+                    protocol, message = leaking
+                    by = await connection.open(protocol)
+                    await by.write(frame(message))
+                    await by.finish()
                 stream = await connection.open(HALF_CLOSE)
                 data = os.urandom(300_000)
                 await stream.write(data)
@@ -115,6 +176,7 @@ def main() -> None:
     for name in ("name", "folder", "relay", "own", "other"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--leak", default="")
+    parser.add_argument("--curious", action="store_true")
     asyncio.run(run(parser.parse_args()))
 
 

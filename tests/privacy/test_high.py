@@ -33,11 +33,12 @@ StartPeer = Callable[..., Other]
 class Ours:
     """high_peer.py on a host of the lab."""
 
-    def __init__(self, lab: NetLab, name: str, folder: Path, relay: str, other: str, leak: str) -> None:
+    def __init__(self, lab: NetLab, name: str, folder: Path, relay: str, other: str, leak: str, curious: bool) -> None:
         self.folder = folder
         folder.mkdir()
         command = [sys.executable, "-m", "tests.privacy.high_peer", "--name", name, "--folder", str(folder),
-                   "--relay", relay, "--own", lab.ip(name), "--other", lab.ip(other), "--leak", leak]  # fmt: skip
+                   "--relay", relay, "--own", lab.ip(name), "--other", lab.ip(other), "--leak", leak,
+                   *(["--curious"] if curious else [])]  # fmt: skip
         pipe = subprocess.PIPE
         self.process = lab.popen(name, command, cwd=REPOSITORY, stdin=pipe, stdout=pipe, bufsize=0)
         self.peer_id = self.answer()["peer_id"]
@@ -75,8 +76,9 @@ class Scene:
         self.relay: str = relay["addresses"][0]
         self.relay_id: str = relay["peer_id"]
 
-    def ours(self, name: str, leak: str = "") -> Ours:
-        return Ours(self.lab, name, self.folder / name, self.relay, "bob" if name == "alice" else "alice", leak)
+    def ours(self, name: str, leak: str = "", *, curious: bool = False) -> Ours:
+        other = "bob" if name == "alice" else "alice"
+        return Ours(self.lab, name, self.folder / name, self.relay, other, leak, curious)
 
     def strays(self, host: str) -> list[Packet]:
         """Packets between ``host`` and anybody but the relay.  What the kernel says by itself in IPv6 to find its own
@@ -105,19 +107,21 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Callable[[], Any]]:
+def scene(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     require_namespaces()
     require("tcpdump", "nft")
 
     @contextmanager
-    def make() -> Iterator[Scene]:
+    def make(*node: str) -> Iterator[Scene]:
         with ExitStack() as stack:
             lab = stack.enter_context(NetLab(prefix=f"priv{os.getpid()}-"))
-            command = [sys.executable, "-m", "actors.node", "--json", "--data-dir", str(tmp_path / "relay"),
+            program = node or ("-m", "actors.node")
+            command = [sys.executable, *program, "--json", "--data-dir", str(tmp_path / "relay"),
                        "--listen", "/ip4/1.2.3.4/tcp/4001", "--assume-reachable", "on", "--mdns", "off",
                        "--port-mapping", "off"]  # fmt: skip
             environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
-            relay = lab.popen("relay", command, cwd=REPOSITORY, stdout=subprocess.PIPE, bufsize=0, env=environment)
+            relay = lab.popen("relay", command, cwd=REPOSITORY, stdout=subprocess.PIPE, bufsize=0, env=environment,
+                               stderr=stack.enter_context((tmp_path / "relay.log").open("wb")))  # fmt: skip
             made = Scene(lab, tmp_path, line_of(relay))
             for host in ("alice", "bob"):
                 stack.enter_context(lab.capture(host, path=tmp_path / f"{host}.pcap"))
@@ -128,12 +132,17 @@ def scene(tmp_path: Path) -> Iterator[Callable[[], Any]]:
 
 def test_between_two_of_ours(scene: Callable[[], Any]) -> None:
     with scene() as here:
-        bob, alice = here.ours("bob"), here.ours("alice")
+        bob, alice = here.ours("bob", curious=True), here.ours("alice")
         assert here.relay_id in bob.ask("listen")["addresses"][0]
         said = alice.ask("dial", bob.peer_id)
         assert said["relay"] == here.relay_id and said["echoed"]
+        assert bob.ask("pry")["speaks"] == [], "alice answers nothing by which she would be found"
         alice.end()
         bob.end()
+    # The relay sees both, and writes neither down.
+    log = (here.folder / "relay.log").read_bytes()
+    for name, secret in (("alice", alice.peer_id), ("bob", bob.peer_id)):
+        assert not here.names(name, log) and secret.encode() not in log
     for one, other, peer in (("alice", "bob", bob), ("bob", "alice", alice)):
         assert here.strays(one) == []
         assert not here.told_on_wire(one, by=other)
@@ -174,15 +183,47 @@ def test_ours_is_dialled_and_not_seen(implementation: str, scene: Callable[[], A
     assert not here.names("bob", json.dumps([known, where]).encode())
 
 
-@pytest.mark.parametrize("leak", ["identify", "direct", "dns", "mdns"])
+#: Told to the other end, sealed; the others are packets of their own.
+TOLD = ("identify", "push", "signed record", "dcutr", "autonat", "dht")
+
+
+@pytest.mark.parametrize("leak", [*TOLD, "direct", "dns", "mdns"])
 def test_a_leak_that_is_planted_is_seen(leak: str, scene: Callable[[], Any]) -> None:
     with scene() as here:
-        bob, alice = here.ours("bob"), here.ours("alice", leak)
+        bob, alice = here.ours("bob", curious=True), here.ours("alice", leak)
         bob.ask("listen")
         alice.ask("dial", bob.peer_id)
         alice.end()
         bob.end()
-    if leak == "identify":
+    if leak in TOLD:
         assert here.names("alice", bob.decrypted())
     else:
         assert here.strays("alice") != []
+
+
+#: The node, but that it writes down from where connections come: in its log, which hides it, and past its log.
+TELLS = """
+import logging, runpy, sys
+from actors.circuit_forwarder import CircuitForwarder
+accept = CircuitForwarder.accept
+def told(self, address, *more, **named):
+    logging.getLogger("actors").warning("a connection from %s", address)
+    TOLD
+    return accept(self, address, *more, **named)
+CircuitForwarder.accept = told
+runpy.run_module("actors.node", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("past", [False, True], ids=["in the log", "past it"])
+def test_a_log_line_that_is_planted_is_seen(past: bool, scene: Callable[..., Any]) -> None:
+    more = 'print("a connection from", address, file=sys.stderr, flush=True)' if past else "pass"
+    with scene("-c", TELLS.replace("TOLD", more)) as here:
+        bob, alice = here.ours("bob"), here.ours("alice")
+        bob.ask("listen")
+        alice.ask("dial", bob.peer_id)
+        alice.end()
+        bob.end()
+    log = (here.folder / "relay.log").read_bytes()
+    assert b"a connection from address-" in log, "what stands in a line of the log is a hash"
+    assert here.names("alice", log) == here.names("bob", log) == past
