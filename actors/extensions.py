@@ -4,7 +4,8 @@
     socket ─ received ──────► stream                   the socket is read only while the peer's window is open
 
 So either side holds at most a window of bytes, and who is slow slows the other end down.  Half-close and reset pass
-through.  Cost: one pass of the cipher and two copies a byte, and a system call and about 15 us for each 64 KiB.
+through.  What the socket takes at once is held nowhere.  Cost: one pass of the cipher and a copy a byte, and a system
+call and about 15 us for each 64 KiB.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import Final, Protocol
 
 from actors.client_streams import say
 from actors.inbound_streams import QuietOwner
+from actors.receive_window import ReceiveWindow
 from actors.reservations import household
 from protocol import extend
 from protocol.addresses import decode_tcp
 from protocol.extend import ExtendTold
 from protocol.wire import frame
-from protocol.yamux import Stream
+from protocol.yamux import INITIAL_WINDOW, Stream
 
 #: Extensions of one forwarder, and of those of one household: each costs a file descriptor and up to two windows.
 MAX_EXTENSIONS: Final = 256
@@ -36,13 +38,19 @@ PROLOGUE: Final = b"\x13/multistream/1.0.0\n"
 #: Seconds without a byte either way after which an extension is ended.  Peers ping each other more often.
 IDLE: Final = 600.0
 
+#: Bytes to which a peer's window grows while the socket takes what comes: twice what a stream begins with, for
+#: MAX_EXTENSIONS peers may have that much lie here.
+WINDOW: Final = 2 * INITIAL_WINDOW
+
 #: Bytes read from the socket at a time.
 CHUNK: Final = 64 * 1024
 
 
 class ExtensionSocket(Protocol):
-    """What the host made of it.  ``want``: whether it is to be read, and written."""
+    """What the host made of it.  ``want``: whether it is to be read, and written.  ``send``: how many bytes it takes
+    at once."""
 
+    def send(self, data: bytes) -> int: ...
     def want(self) -> None: ...
     def abort(self) -> None: ...
 
@@ -52,7 +60,18 @@ class Extension(QuietOwner):
     that the socket has not taken.  ``moved``: bytes passed on, both ways.  ``ending``: the peer has finished:
     behind ``outgoing`` the socket is too."""
 
-    __slots__ = ("_gone", "addresses", "begun", "connected", "ended", "ending", "moved", "outgoing", "socket")
+    __slots__ = (
+        "_gone",
+        "_window",
+        "addresses",
+        "begun",
+        "connected",
+        "ended",
+        "ending",
+        "moved",
+        "outgoing",
+        "socket",
+    )
 
     def __init__(self, stream: Stream, addresses: Sequence[bytes], gone: Callable[[Extension], None]) -> None:
         super().__init__(stream)
@@ -62,6 +81,7 @@ class Extension(QuietOwner):
         self.begun = b""
         self.connected = False
         self.moved = 0
+        self._window = ReceiveWindow(held=True, most=WINDOW)
         self.ending = False
         self.ended = False
         self.socket: ExtensionSocket | None = None
@@ -78,6 +98,14 @@ class Extension(QuietOwner):
             if not PROLOGUE.startswith(self.begun):
                 self.end()
                 return
+        if self.connected and self.sendable and not self.outgoing and self.socket is not None:
+            sent = self.socket.send(data)
+            if self.ended:
+                return
+            self._sent(sent)
+            if sent == len(data):
+                return
+            data = data[sent:]
         self.outgoing += data
         if self.socket is not None:
             self.socket.want()
@@ -123,15 +151,17 @@ class Extension(QuietOwner):
 
     def taken(self, size: int) -> None:
         """The socket took so many of ``outgoing``."""
-        self.moved += size
         del self.outgoing[:size]
-        if not self.stream.closed:
-            self.stream.session.consume(self.stream, size)
+        self._sent(size)
+
+    def _sent(self, size: int) -> None:
+        self.moved += size
+        self._window.consume(self.stream, size)
 
     def received(self, data: memoryview) -> None:
         """The other relay sent ``data``, at most ``room``."""
         self.moved += len(data)
-        say(self.stream, bytes(data))
+        say(self.stream, data)
 
     def eof(self) -> None:
         """The other relay sends no more."""

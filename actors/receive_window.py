@@ -21,12 +21,14 @@ GROWING: Final = 16
 
 
 class ReceiveWindow:
-    """The window of one stream.  ``held``: whether what is received waits to be read, so that windows cost memory."""
+    """The window of one stream.  ``held``: whether what is received waits to be read, so that windows cost memory.
+    ``most``: bytes to which it grows."""
 
-    __slots__ = ("_held", "_size", "_used")
+    __slots__ = ("_held", "_most", "_size", "_used")
 
-    def __init__(self, *, held: bool) -> None:
+    def __init__(self, *, held: bool, most: int = MOST) -> None:
         self._held = held
+        self._most = most
         self._size = INITIAL_WINDOW
         self._used = 0
 
@@ -36,7 +38,7 @@ class ReceiveWindow:
         if self._used * 2 < self._size or stream.fin_received or stream.closed:
             return
         session = stream.session
-        grown = min(self._size, MOST - self._size) if not self._held or len(session.streams) <= GROWING else 0
+        grown = min(self._size, self._most - self._size) if not self._held or len(session.streams) <= GROWING else 0
         session.grant(stream, self._used + grown)
         self._size += grown
         self._used = 0

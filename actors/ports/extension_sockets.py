@@ -128,6 +128,20 @@ class _Socket:
             else:
                 loop.remove_writer(sock)
 
+    def send(self, data: bytes) -> int:
+        sock = self._sock
+        if sock is None:
+            return 0
+        try:
+            sent = sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self.extension.end()
+            return 0
+        self._moved = self._host._now()
+        return sent
+
     def abort(self) -> None:
         self._close()
         self._gone(self)  # type: ignore[operator]

@@ -54,3 +54,51 @@ def test_what_came_before_it_was_known_is_held_back() -> None:
     assert not made.sendable
     made.data_received(PROLOGUE[7:])
     assert made.sendable
+
+
+class Socket:
+    """Takes ``room`` bytes at once; 0: it is full."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.taken, self.wanted = room, b"", 0
+
+    def send(self, data: bytes) -> int:
+        size = min(self.room, len(data))
+        self.room -= size
+        self.taken += data[:size]
+        return size
+
+    def want(self) -> None:
+        self.wanted += 1
+
+    def abort(self) -> None:
+        pass
+
+
+def test_what_the_socket_takes_at_once_is_not_held_and_the_order_stays() -> None:
+    made, _, _ = extension()
+    socket = made.socket = Socket(room=30)
+    made.data_received(PROLOGUE)
+    assert made.outgoing == PROLOGUE and not socket.taken, "it is not connected yet"
+    made.connected = True
+    made.data_received(b"behind it")
+    assert not socket.taken, "what came before goes before"
+    made.taken(len(made.outgoing))
+    made.data_received(b"a" * 40)
+    assert socket.taken == b"a" * 30 and made.outgoing == b"a" * 10 and socket.wanted
+    assert made.moved == len(PROLOGUE) + len(b"behind it") + 30
+    made.taken(10)
+    assert made.moved == len(PROLOGUE) + len(b"behind it") + 40 and not made.outgoing
+
+
+def test_a_socket_that_breaks_meanwhile_ends_it_and_nothing_is_kept() -> None:
+    made, session, gone = extension()
+
+    class Broken(Socket):
+        def send(self, data: bytes) -> int:
+            made.end()
+            return 0
+
+    made.socket, made.connected, made.begun = Broken(0), True, PROLOGUE
+    made.data_received(b"lost")
+    assert gone == [made] and session.was_reset and not made.outgoing
