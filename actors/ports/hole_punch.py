@@ -41,7 +41,7 @@ TALK_TIMEOUT: Final = 10.0
 DIAL_TIMEOUT: Final = 5.0
 
 #: Seconds between dials of an attempt while they are refused: a SYN of ours came before the other had dialled, and no
-#: NAT kept it out.
+#: NAT kept it out.  Doubled each time, so that an attempt is six dials at most: where they go is a stranger's word.
 AGAIN: Final = 0.1
 
 #: Seconds in which the other has begun: it asks us first who we are, through the relay.
@@ -183,6 +183,7 @@ class HolePuncher:
         if not addresses:
             raise DialError("the peer named no address that may be dialled")
         failure: DialError | None = None
+        again = AGAIN
         wire = partial(self.client.taken, peer, server=server)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DIAL_TIMEOUT), self._dialler.listening(wire):
@@ -191,7 +192,8 @@ class HolePuncher:
                         return await self.client.dial_at_once(addresses, peer, server=server)
                     except DialError as error:
                         failure = error
-                        await asyncio.sleep(AGAIN)
+                        await asyncio.sleep(again)
+                        again *= 2
                 return found
         if (found := self._direct(peer)) is not None:
             return found
