@@ -38,6 +38,7 @@ from actors.ports.control import CommandFailed, NoNode
 from actors.ports.host import random_bytes
 from actors.ports.resolver import Resolver, ResolverPolicy
 from actors.ports.storage import IdentityError, load_identity, load_or_create_identity
+from actors.ports.telemetry import log_scrubber, telemetry_config
 from actors.settings import Settings, SettingsError, load_settings
 from protocol.connection import ConnectionLimits
 from protocol.identity import Identity
@@ -50,7 +51,8 @@ EXIT_INTERRUPTED: Final = 130
 #: What a client takes from the settings; what is wrong with others is their node's affair.
 CLIENT_SETTINGS: Final = frozenset({"data_dir", "log_level", "handshake_timeout", "keepalive_interval",
                                     "keepalive_timeout", "stream_timeout", "resolver_timeout", "relays_kept",
-                                    "path_timeout", "tor_socks", "tor_control"})  # fmt: skip
+                                    "path_timeout", "tor_socks", "tor_control", "trace_identities",
+                                    "trace_key_rotation"})  # fmt: skip
 
 Print = Callable[[dict[str, Any], str], None]
 
@@ -113,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(given)
     try:
         settings = load_settings([], os.environ, only=CLIENT_SETTINGS)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, log_scrubber(telemetry_config(settings, {}), ()).scrub)
         if arguments.command == "id":
             folder = Path(arguments.data_dir).expanduser() if arguments.data_dir else settings.data_dir
             peer_id = str(load_identity(folder).peer_id)

@@ -78,6 +78,7 @@ _PEER: Final = re.compile(
 # As hexadecimal, and as Python shows bytes: an identity multihash around a protobuf of type Ed25519 or secp256k1.
 _PEER_HEX: Final = re.compile(r"(?:0024080112|0025080212)[0-9a-fA-F]{66,68}")
 _PEER_REPR: Final = re.compile(r"""\\x00[$%]\\x08\\x0[12]\\x12(?:[ !]|\\x2[01])(?:\\x[0-9a-f]{2}|\\.|[^\\]){32,33}""")
+_ONION: Final = re.compile(r"(?<![0-9A-Za-z])[a-z2-7]{56}(?=\.onion|:\d|/|$|[^0-9A-Za-z])", re.I)
 _NAME: Final = re.compile(r"/(dns|dns4|dns6|dnsaddr)/([^/\s\"']+)")
 _IP4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.]*\d)")
 _IP6: Final = re.compile(
@@ -105,6 +106,7 @@ class Scrubber:
         text = _PEER.sub(self._peer_text, text)
         text = _PEER_HEX.sub("peer-scrubbed", text)
         text = _PEER_REPR.sub("peer-scrubbed", text)
+        text = _ONION.sub(lambda found: self._show("address", found.group().lower().encode()), text)
         text = _NAME.sub(self._name, text)
         text = _IP6.sub(self._ip, text)
         return _IP4.sub(self._ip, text)

@@ -71,8 +71,18 @@ SECRET = [
     "2001:db8::1:7",
     "::ffff:203.0.113.42",
     "fe80::1",
+    "vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd",
 ]
-FORMS = ["{}", "peer {} left", "/ip4/{}/tcp/4001", "/p2p/{}/p2p-circuit", "({}:4001)", "['{}']", "to {}."]
+FORMS = [
+    "{}",
+    "peer {} left",
+    "/ip4/{}/tcp/4001",
+    "/p2p/{}/p2p-circuit",
+    "({}:4001)",
+    "['{}']",
+    "to {}.",
+    "/onion3/{}:4001",
+]
 
 
 @pytest.mark.parametrize("form", FORMS)
