@@ -34,10 +34,11 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, o
             ["ip", "netns", "exec", namespace, sys.executable, "-m", "tests.privacy.onion_peers", str(folder)],
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             timeout=400,
             check=False,
         )
-        assert done.returncode == 0
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
         yield json.loads(done.stdout.splitlines()[-1]), folder
     finally:
         subprocess.run(["ip", "netns", "del", namespace], check=True)
