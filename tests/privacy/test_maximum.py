@@ -33,8 +33,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, o
         done = subprocess.run(
             ["ip", "netns", "exec", namespace, sys.executable, "-m", "tests.privacy.onion_peers", str(folder)],
             cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             timeout=400,
             check=False,
         )
