@@ -16,20 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import os
 import socket
 from asyncio.staggered import staggered_race
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from actors.circuit_client import CircuitClient, ClientPolicy
 from actors.client_streams import ByteStream
 from actors.dial_address import DialAddress, DialAddressError, parse_dial_address
 from actors.peer_link import PeerLink, Refusal
+from actors.ports.client_sockets import Crossed, Refused, Socket
 from actors.ports.clock import steady_clock
 from actors.ports.connections import (
     AddressError,
@@ -39,6 +38,7 @@ from actors.ports.connections import (
     PeerStream,
     RelayRefused,
     StreamError,
+    reason_of,
 )
 from actors.ports.diallers import Dialler, TcpDialler
 from actors.ports.held_reservation import Reservation
@@ -46,7 +46,7 @@ from actors.ports.host import random_bytes
 from actors.ports.padded import serve_padded
 from actors.ports.resolver import Resolver
 from actors.refresh_schedule import RefreshPolicy, RefreshSchedule
-from protocol.addresses import encode_tcp, text_of
+from protocol.addresses import text_of
 from protocol.identity import Identity, PeerId
 from protocol.noise import StaticKey
 from protocol.padding import PROTOCOL as PADDED
@@ -152,7 +152,7 @@ class Client:
 
     def direct_to(self, peer: PeerId) -> bool:
         """Whether ``peer`` is connected without a relay between, and so sees our IP."""
-        return any(one.peer == peer and one.relay is None and not one.ended for one in self._connections.values())
+        return any(one.relay is None and not one.ended and one.link.peer == peer for one in self._connections.values())
 
     def open_to(self, peer: PeerId, *, relayed: bool) -> list[PeerConnection]:
         """Connections to ``peer`` on which streams can be opened; ``relayed``: those through a relay alone."""
@@ -174,7 +174,7 @@ class Client:
 
     def taken(self, peer: PeerId, *, server: bool) -> asyncio.BaseProtocol:
         """The wire of a connection that came while ``peer`` was dialled at once; it must prove to be ``peer``."""
-        return _Crossed(self, peer, inbound=server)
+        return Crossed(self, peer, inbound=server)
 
     def crossed(self, link: PeerLink) -> None:
         self._connection(link).punched = True
@@ -186,7 +186,7 @@ class Client:
         connection: PeerConnection | None
         connection, _, failures = await staggered_race(attempts, 0.0)
         if connection is None:
-            told = [f"{text_of(one)}: {_reason(failure)}" for one, failure in zip(addresses, failures, strict=False)]
+            told = [f"{text_of(one)}: {reason_of(failure)}" for one, failure in zip(addresses, failures, strict=False)]
             raise DialError(f"cannot connect to {'; '.join(told[:4])}")
         connection.punched = True
         return connection
@@ -229,7 +229,7 @@ class Client:
 
         def accept() -> asyncio.BaseProtocol:
             here = sum(link.inbound for link in self.core.links)
-            return Socket(self, None, inbound=True) if here < self.core.policy.max_circuits else _Refused()
+            return Socket(self, None, inbound=True) if here < self.core.policy.max_circuits else Refused()
 
         server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
         self._servers.append(server)
@@ -336,11 +336,13 @@ class Client:
         connection, _, failures = await staggered_race(attempts, ATTEMPT_DELAY)
         if connection is not None:
             return connection
-        told = [f"{each.transport}: {_reason(failure)}" for each, failure in zip(found, failures, strict=False)]
+        told = [f"{each.transport}: {reason_of(failure)}" for each, failure in zip(found, failures, strict=False)]
         raise DialError(f"cannot connect to {'; '.join(told[:4])}{' ...' if len(told) > 4 else ''}")
 
     async def _dial_ip(self, address: DialAddress, expected: PeerId | None, *, server: bool = False) -> PeerConnection:
         made = await self._dialler.open(address, lambda: Socket(self, expected, inbound=server))
+        if made.link is None:
+            raise DialError("connection reset by peer")
         connection = self._connection(made.link)
         await connection.wait_ready()
         return connection
@@ -414,99 +416,8 @@ class Client:
         self.turn()
 
 
-class _Refused(asyncio.Protocol):
-    """One connection too many: it is closed at once."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).abort()
-
-
-class Socket(asyncio.BufferedProtocol):
-    """The wire of one connection that is not within another.  ``inbound``: the peer opened it, or both did and it is
-    the client of the two."""
-
-    def __init__(self, client: Client, expected: PeerId | None, *, inbound: bool = False) -> None:
-        self._client = client
-        self._inbound = inbound
-        self._expected = expected
-        self._transport: asyncio.Transport | None = None
-        self.local_port = 0
-        self.family = socket.AF_INET
-        self.link: PeerLink
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._client.socket_opened(self)
-        opened = transport.get_extra_info("socket")
-        self.family, self.local_port = opened.family, transport.get_extra_info("sockname")[1]
-        observed = b""
-        if self._client.observes:
-            host, port, *_ = transport.get_extra_info("peername")
-            observed = encode_tcp(ipaddress.ip_address(host.partition("%")[0]), port)
-        self.link = self._client.core.attach(
-            self, self._expected, self._client.now(), observed=observed, inbound=self._inbound
-        )
-        self._client.turn()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        # The arena's, as every connection's: it is filled and read before anything else happens.
-        return self.link.connection.receive_buffer()
-
-    def buffer_updated(self, size: int) -> None:
-        client = self._client
-        try:
-            client.core.filled(self.link, size, client.now())
-        except Exception:
-            # A fault of ours, met by what this peer sent: it must cost this connection and no other.
-            log.exception("a connection is closed because handling its bytes failed")
-            client.core.close(self.link, client.now())
-        client.turn()
-
-    def pause_writing(self) -> None:
-        self.link.connection.blocked = True
-
-    def resume_writing(self) -> None:
-        self.link.connection.blocked = False
-        self._client.core.drained(self.link)
-        self._client.turn()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        reason = f"connection lost: {_reason(error)}" if error is not None else "the peer closed the connection"
-        self._client.core.lost(self.link, reason, self._client.now())
-        self._client.socket_closed(self)
-        self._client.turn()
-
-    # Wire.
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-
-class _Crossed(Socket):
-    """A dial of the other that came before ours, while both were dialling."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._client.crossed(self.link)
-
-
 def _new_key() -> StaticKey:
     return StaticKey(Identity.from_seed(random_bytes(32)), random_bytes(32))
-
-
-def _reason(error: BaseException | None) -> str:
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
-    return str(error) or type(error).__name__
 
 
 def _resolve(future: asyncio.Future[Any], answer: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import TYPE_CHECKING, Final
 
 from actors.circuit_client import CircuitClient
@@ -47,6 +48,13 @@ class RelayRefused(ClientError):
 
 class StreamError(ClientError):
     """The stream is gone: reset, or its connection is over."""
+
+
+def reason_of(error: BaseException | None) -> str:
+    """For a person."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return str(error) or type(error).__name__
 
 
 class PeerStream:

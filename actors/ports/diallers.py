@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -20,7 +19,7 @@ from secrets import token_hex
 from typing import Any, Final, Protocol, TypeVar
 
 from actors.dial_address import ONION, DialAddress, DialAddressError, parse_dial_address
-from actors.ports.connections import AddressError, DialError
+from actors.ports.connections import AddressError, DialError, reason_of
 from actors.ports.resolver import ResolveError, Resolver
 from protocol.identity import PeerId
 
@@ -83,7 +82,7 @@ class TcpDialler:
         except TimeoutError:
             raise DialError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
         except OSError as error:
-            raise DialError(_reason(error)) from error
+            raise DialError(reason_of(error)) from error
 
     async def close(self) -> None:
         await self._resolver.close()
@@ -127,7 +126,7 @@ class PortDialler(TcpDialler):
         try:
             sock = self._bound(family)
         except OSError as error:
-            raise DialError(f"no local port to dial from: {_reason(error)}") from error
+            raise DialError(f"no local port to dial from: {reason_of(error)}") from error
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -143,7 +142,7 @@ class PortDialler(TcpDialler):
                 # A connection of the same two ends is there, or was a minute ago: another port will do, though what is
                 # seen of it is where no hole is punched.
                 return await super().open(address, wire)
-            raise DialError(_reason(error)) from error
+            raise DialError(reason_of(error)) from error
         except BaseException:
             sock.close()
             raise
@@ -246,15 +245,9 @@ class TorDialler:
         except OSError as error:
             # Also where nothing listens there: that no Tor runs must not look like a peer that is away.
             raise DialError(
-                f"Tor's SOCKS port {host}:{port} does not answer ({_reason(error)}): start Tor (on Debian: apt-get "
+                f"Tor's SOCKS port {host}:{port} does not answer ({reason_of(error)}): start Tor (on Debian: apt-get "
                 f"install tor), or say where it is (tor_socks)"
             ) from error
 
     async def close(self) -> None:
         pass
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
-    return str(error) or type(error).__name__

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from actors.circuit_client import ClientPolicy
 from actors.ports.client import Client, DialError, PeerConnection, PeerStream, StreamError
+from actors.ports.client_sockets import Socket
 from actors.ports.resolver import Resolver, ResolverPolicy
 from actors.refresh_schedule import RefreshPolicy
 from protocol.connection import ConnectionLimits
@@ -302,3 +305,48 @@ async def test_a_reservation_is_refreshed_in_time_by_a_client_whose_clock_was_se
         bob.now = lambda: real() - 1_500_000_000.0
         reservation = await bob.reserve(relay)
         assert 0 < reservation._schedule.due - bob.now() < 3600
+
+
+async def test_one_that_was_reset_before_it_was_looked_at_leaves_nothing() -> None:
+    """The system then no longer says who it was."""
+    other = Identity.from_seed(seeded("other")).peer_id
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        async with client() as alice:
+            for made in (lambda: Socket(alice, None, inbound=True), lambda: alice.taken(other, server=True)):
+                with socket.create_connection(door.getsockname()) as dialler:
+                    accepted, _ = door.accept()
+                    dialler.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                accepted.setblocking(False)
+                transport, _ = await asyncio.get_running_loop().connect_accepted_socket(made, accepted)
+                assert transport.is_closing() and not alice._sockets and not alice.core.links
+
+
+async def test_a_relay_that_resets_whoever_comes_leaves_nothing() -> None:
+    other = Identity.from_seed(seeded("other")).peer_id
+
+    async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async with server(reset) as address, client() as alice:
+        for _ in range(100):
+            with pytest.raises(DialError):
+                await alice.connect(f"{address}/p2p/{other}")
+        assert not alice._sockets and not alice.core.links
+
+
+async def test_who_is_not_known_yet_is_not_taken_for_anybody() -> None:
+    """A relay that says nothing, or one whose connection failed, stops no other."""
+    other = Identity.from_seed(seeded("other")).peer_id
+    accepted = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        await reader.read(-1)
+
+    async with server(say_nothing) as address, client() as alice:
+        dialling = asyncio.ensure_future(alice.connect(f"{address}/p2p/{other}"))
+        await accepted.wait()
+        assert not alice.direct_to(other)
+        dialling.cancel()
+        await asyncio.gather(dialling, return_exceptions=True)
+        assert not alice.direct_to(other)

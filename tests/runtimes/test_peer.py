@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from actors.lookout import settings_to_look
-from actors.ports.client import Client, PeerConnection, PeerStream, Socket, StreamError
+from actors.ports.client import Client, PeerConnection, PeerStream, StreamError
+from actors.ports.client_sockets import Socket
 from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
 from actors.ports.peer import NoPath, Peer, PeerPolicy
 from actors.ports.whereabouts_client import say_whereabouts
