@@ -162,11 +162,17 @@ class DescordTransport(ITransport):
         return [one.name for one in maddr.protocols()] == ["p2p-circuit"]
 
     async def dial(self, maddr: Multiaddr) -> CircuitConnection:  # type: ignore[override]
-        """TransportError."""
+        """TransportError; so for an address whose relay :meth:`peer` was not given.  What else stands in py-libp2p's
+        peer store is other peers' word, and the relay that they name would see this host's IP."""
         text = str(maddr)
-        if text.startswith("/p2p/") and "/p2p-circuit" not in text:
-            wanted = text.removeprefix("/p2p/")
-            text = self._targets.get(ID.from_base58(wanted), wanted)
+        wanted = text.rpartition("/p2p/")[2]
+        given = self._targets.get(ID.from_base58(wanted))
+        if text == f"/p2p/{wanted}":
+            text = given or wanted
+        elif text != given:
+            raise TransportError(
+                f"{text}: nobody here chose that relay: give transport.peer() the address, or the peer id alone"
+            )
         try:
             thread, peer = await self._running()
             return await thread.call(self._connect, peer, text)
@@ -199,6 +205,17 @@ class DescordTransport(ITransport):
             raise TransportError(
                 f"beside this transport the host has {', '.join(others)}, which shows its IP: give it this one alone"
             )
+        dial = swarm._dial_addr_single_attempt
+
+        async def dial_the_one_asked_for(addr: Multiaddr, peer_id: ID, *more: Any, **named: Any) -> Any:
+            # The swarm does not compare: what others put into the peer store as an address of P may say /p2p/Q, and
+            # its QUIC and ours would be asked for P and lead to Q.
+            _, named, who = str(addr).rpartition("/p2p/")
+            if named and who != str(peer_id):
+                raise TransportError(f"{addr} is not {peer_id}, whom it was kept as an address of")
+            return await dial(addr, peer_id, *more, **named)
+
+        swarm._dial_addr_single_attempt = dial_the_one_asked_for
         # Peer tries every way that there is; to have it do so four times tells the caller minutes later why none was.
         swarm.retry_config = RetryConfig(max_retries=0)
 

@@ -232,6 +232,9 @@ def test_what_cannot_be_reached_is_said_and_nothing_less_is_tried(
                 with pytest.raises(TransportError, match=r"nobody says where|no way to"):
                     await alices.dial(Multiaddr(f"/p2p/{nobody}"))
                 circuit = f"{nodes[0].ready['addresses'][0]}/p2p-circuit/p2p/{nobody}"
+                with pytest.raises(TransportError, match="nobody here chose that relay"):
+                    await alices.dial(Multiaddr(circuit))
+                alices.peer(circuit)
                 with pytest.raises(TransportError, match="NO_RESERVATION"):
                     await alices.dial(Multiaddr(circuit))
                 with pytest.raises(SwarmException) as caught:
@@ -249,6 +252,41 @@ def test_what_cannot_be_reached_is_said_and_nothing_less_is_tried(
                     trap.accept()
 
     trio.run(fail)
+
+
+def test_what_strangers_put_into_the_peer_store_leads_nowhere(
+    relays: Callable[[int], list[NodeProcess]], tmp_path: Path
+) -> None:
+    """py-libp2p keeps what identify and the DHT say of a peer's addresses: a relay of the stranger's, another peer."""
+    nodes = relays(1)
+
+    async def lure() -> None:
+        bobs, alices = transport_of("bob", tmp_path, nodes), transport_of("alice", tmp_path, nodes)
+        nobody = ID.from_pubkey(create_new_key_pair(seeded("nobody")).public_key)
+        with trio.fail_after(PATIENCE), socket.socket() as trap:
+            trap.bind(("127.9.0.1", 0))
+            trap.listen()
+            trap.setblocking(False)
+            async with host_of("bob", bobs, listen=True) as bob, host_of("alice", alices) as alice:
+                network, store = alice.get_network(), alice.get_peerstore()
+                relay = ID.from_pubkey(create_new_key_pair(seeded("relay of a stranger")).public_key)
+                place = f"/ip4/127.9.0.1/tcp/{trap.getsockname()[1]}/p2p/{relay}"
+                named = Multiaddr(f"{place}/p2p-circuit/p2p/{nobody}")
+                store.add_addrs(nobody, [named], 60)
+                assert await network.dial_peer_replacement(nobody) is None  # type: ignore[attr-defined]
+                with pytest.raises(SwarmException):
+                    await network.dial_addr(named, nobody)  # type: ignore[attr-defined]
+                with pytest.raises(BlockingIOError):
+                    trap.accept()
+
+                store.clear_addrs(nobody)
+                alices.peer(bobs.addresses[0])  # bob may be dialled, for bob
+                store.add_addrs(nobody, [Multiaddr(f"/p2p/{bob.get_id()}")], 60)
+                with pytest.raises(SwarmException):
+                    await network.dial_peer(nobody)
+                assert not network.get_connections(bob.get_id())
+
+    trio.run(lure)
 
 
 def test_a_relay_that_goes_ends_its_connections_and_what_waits_on_them(
