@@ -39,7 +39,9 @@ class Desk:
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         runtime.post(DESK, receiver, question(number), deadline=runtime.now() + patience)
         try:
-            return await asyncio.wait_for(answer, patience)
+            # Not wait_for: in Python 3.11 who is cancelled as the answer comes gets the answer, and goes on.
+            async with asyncio.timeout(patience):
+                return await answer
         except TimeoutError:
             return None
         finally:

@@ -210,8 +210,8 @@ class DescordTransport(ITransport):
         async def dial_the_one_asked_for(addr: Multiaddr, peer_id: ID, *more: Any, **named: Any) -> Any:
             # The swarm does not compare: what others put into the peer store as an address of P may say /p2p/Q, and
             # its QUIC and ours would be asked for P and lead to Q.
-            _, named, who = str(addr).rpartition("/p2p/")
-            if named and who != str(peer_id):
+            _, separator, who = str(addr).rpartition("/p2p/")
+            if separator and who != str(peer_id):
                 raise TransportError(f"{addr} is not {peer_id}, whom it was kept as an address of")
             return await dial(addr, peer_id, *more, **named)
 

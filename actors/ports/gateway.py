@@ -150,7 +150,8 @@ class Gateway:
                 try:
                     await loop.sock_sendall(sock, data)
                     while (left := end - loop.time()) > 0:
-                        answer = await asyncio.wait_for(loop.sock_recv(sock, port_mapping.MAX_DATAGRAM + 1), left)
+                        async with asyncio.timeout(left):
+                            answer = await loop.sock_recv(sock, port_mapping.MAX_DATAGRAM + 1)
                         if (found := read(answer)) is not None:
                             return found
                 except TimeoutError:

@@ -124,7 +124,8 @@ class NodeMetrics:
         waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
         self._runtime.post(METRICS, actor, question(number, METRICS), deadline=self._runtime.now() + STATUS_PATIENCE)
         try:
-            return await asyncio.wait_for(waiting, STATUS_PATIENCE)
+            async with asyncio.timeout(STATUS_PATIENCE):
+                return bool(await waiting)
         except TimeoutError:
             return False
         finally:

@@ -261,8 +261,8 @@ class Fleet:
             return
         try:
             while not crew.lost:
-                call = crew.process.call("listen", policy.heartbeat_interval)
-                heard: Heard = await asyncio.wait_for(call, policy.heartbeat_interval + policy.heartbeat_timeout)
+                async with asyncio.timeout(policy.heartbeat_interval + policy.heartbeat_timeout):
+                    heard: Heard = await crew.process.call("listen", policy.heartbeat_interval)
                 self._heard(crew, heard)
         except TimeoutError:
             reason = f"it gave no sign for {policy.heartbeat_timeout:g} s (heartbeat_timeout)"

@@ -44,3 +44,18 @@ def test_answers_find_who_asked() -> None:
         assert not desk._waiting
 
     asyncio.run(scenario())
+
+
+def test_who_is_cancelled_as_the_answer_comes_does_not_go_on() -> None:
+    async def scenario() -> None:
+        posted = Posted()
+        desk = Desk(lambda: cast(Runtime, posted))
+        asked = asyncio.ensure_future(desk.ask("relay_server", lambda n: messages.StatusAsked(n, DESK), 5.0))
+        await asyncio.sleep(0)
+        number = posted.sent[0][2].request_id
+        desk.handle(messages.StatusAnswer(number, 1, 2, 3, 4, {}), 101.0)
+        asked.cancel()
+        await asyncio.wait({asked})
+        assert asked.cancelled() and not desk._waiting
+
+    asyncio.run(scenario())
