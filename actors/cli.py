@@ -184,7 +184,7 @@ async def ping(arguments: argparse.Namespace, settings: Settings) -> int:
 @contextlib.asynccontextmanager
 async def _pinged(arguments: argparse.Namespace, settings: Settings) -> AsyncIterator[PeerConnection]:
     if arguments.privacy:
-        async with cli_peer.connected(arguments, settings, _new_identity()) as connection:
+        async with cli_peer.connected(arguments, settings, _new_identity(), _printer(arguments.json)) as connection:
             yield connection
     else:
         async with _client(settings, _new_identity()) as client:

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from actors.circuit_client import ClientPolicy
 from actors.ports.connections import AddressError, ClientError, PeerConnection
-from actors.ports.peer import Peer, PeerPolicy
+from actors.ports.peer import Peer
+from actors.ports.peer_terms import PeerPolicy
 from actors.ports.resolver import Resolver, ResolverPolicy
 from actors.ports.storage import load_or_create_identity
 from actors.ports.tunnels import Exposed, LocalPort, TunnelError, handlers, host_and_port
@@ -33,6 +34,9 @@ COMMANDS: Final = ("expose", "forward", "socks")
 
 #: The folder of this user's identity as a peer, within that of nodes: another than a node's, which says where it is.
 FOLDER: Final = "peer"
+
+#: And within that, of who it is at the privacy level low.
+LOW: Final = "low"
 
 Print = Callable[[dict[str, Any], str], None]
 
@@ -210,7 +214,9 @@ async def run(arguments: argparse.Namespace, settings: Settings, show: Print) ->
 
 
 def _folder(arguments: argparse.Namespace, settings: Settings) -> Path:
-    return Path(arguments.data_dir).expanduser() if arguments.data_dir else settings.data_dir / FOLDER
+    folder = Path(arguments.data_dir).expanduser() if arguments.data_dir else settings.data_dir / FOLDER
+    # At low others see where this peer is: who it is there must tell nobody who it is at high.
+    return folder / LOW if getattr(arguments, "privacy", "") == Level.LOW else folder
 
 
 async def _expose(
@@ -305,7 +311,7 @@ async def _serve(local: LocalPort, begin: Callable[[LocalPort], Any], peer: Peer
 
 @contextlib.asynccontextmanager
 async def connected(
-    arguments: argparse.Namespace, settings: Settings, identity: Identity
+    arguments: argparse.Namespace, settings: Settings, identity: Identity, show: Print
 ) -> AsyncIterator[PeerConnection]:
     """For ping: the peer at the level that was asked for."""
     level = Level(arguments.privacy)
@@ -313,8 +319,14 @@ async def connected(
     async with peer_of(settings, folder, level, identity, padded=arguments.padded) as peer:
         connection = await peer.connect(arguments.address, level=level, relayed=arguments.relayed, hops=arguments.hops)
         if level is Level.LOW and connection.relay is not None:
-            with contextlib.suppress(ClientError):  # then the relay is the way, as was allowed
+            show(
+                {"event": "punching", "relay": str(connection.relay)},
+                f"reached through relay {connection.relay}; trying to go on directly, for some 45 s at most",
+            )
+            try:
                 connection = await peer.direct(connection)
+            except ClientError as error:  # the relay is the way, as was allowed
+                show({"event": "not punched", "error": str(error)}, str(error))
         yield connection
 
 

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from actors.ports.connections import AddressError, ClientError, PeerConnection, PeerStream
-from actors.ports.peer import Peer, Target
+from actors.ports.peer import Peer
+from actors.ports.peer_terms import Target
 from protocol.identity import Identity
 from protocol.privacy_messages import Level
 

@@ -28,7 +28,7 @@ from actors.circuit_client import CircuitClient, ClientPolicy
 from actors.client_streams import ByteStream
 from actors.dial_address import DialAddress, DialAddressError, parse_dial_address
 from actors.peer_link import PeerLink, Refusal
-from actors.ports.client_sockets import Crossed, Refused, Socket
+from actors.ports.client_sockets import Awaited, Crossed, Refused, Socket
 from actors.ports.clock import steady_clock
 from actors.ports.connections import (
     AddressError,
@@ -101,6 +101,7 @@ class Client:
         bare: Callable[[PeerConnection, PeerStream], None] | None = None,
     ) -> None:
         self.peer_id = identity.peer_id
+        self.padded = padded
         self.now = steady_clock()
         policy = policy or ClientPolicy()
         served = dict(handlers or {})
@@ -162,19 +163,26 @@ class Client:
             if one.usable and one.peer == peer and (one.relay is not None or not relayed)
         ]
 
+    def has(self, connection: PeerConnection) -> bool:
+        """Whether it is this client's."""
+        return connection.link in self._connections
+
     def seen_at(self, own_port: Callable[[socket.AddressFamily], int]) -> tuple[bytes, ...]:
-        """Where relays and peers that were dialled from ``own_port`` say that they see us: binary multiaddrs."""
+        """Where relays in use, dialled from ``own_port``, say that they see us: binary multiaddrs.  Nobody else is
+        believed: what they say is told on, and dialled."""
         found = [
             one.link.identified.observed_addr
             for one in self._connections.values()
             if one.usable and one.link.identified is not None and isinstance(one.link.wire, Socket)
             if one.link.wire.local_port == own_port(one.link.wire.family)
+            if one.link.reserved or one.link.circuits
         ]
         return tuple(dict.fromkeys(address for address in found if address))
 
-    def taken(self, peer: PeerId, *, server: bool) -> asyncio.BaseProtocol:
-        """The wire of a connection that came while ``peer`` was dialled at once; it must prove to be ``peer``."""
-        return Crossed(self, peer, inbound=server)
+    def taken(self, awaited: Awaited) -> asyncio.BaseProtocol:
+        """The wire of a connection that came while peers were dialled at once; ``awaited`` says which of them it must
+        prove to be."""
+        return Crossed(self, awaited)
 
     def crossed(self, link: PeerLink) -> None:
         self._connection(link).punched = True

@@ -6,6 +6,8 @@ import asyncio
 import ipaddress
 import logging
 import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final, cast
 
 from actors.peer_link import PeerLink
@@ -54,7 +56,7 @@ class Socket(asyncio.BufferedProtocol):
         observed = b""
         if self._client.observes:
             host, port, *_ = peer
-            observed = encode_tcp(ipaddress.ip_address(host.partition("%")[0]), port)
+            observed = encode_tcp(plain(host), port)
         self.link = self._client.core.attach(
             self, self._expected, self._client.now(), observed=observed, inbound=self._inbound
         )
@@ -110,10 +112,30 @@ class Socket(asyncio.BufferedProtocol):
             self._transport.abort()
 
 
+#: Who a connection from an IP and a port must prove to be, and whether it is the client of the two; None: nobody.
+Awaited = Callable[[IPv4Address | IPv6Address, int], "tuple[PeerId, bool] | None"]
+
+
 class Crossed(Socket):
-    """A dial of the other that came before ours, while both were dialling."""
+    """A dial of a peer's that came before ours, while both were dialling.  Whoever else comes is told nothing."""
+
+    def __init__(self, client: Client, awaited: Awaited) -> None:
+        super().__init__(client, None)
+        self._awaited = awaited
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        found = self._awaited(plain(peer[0]), peer[1]) if peer else None
+        if found is None:
+            cast(asyncio.Transport, transport).abort()
+            return
+        self._expected, self._inbound = found
         super().connection_made(transport)
         if self.link is not None:
             self._client.crossed(self.link)
+
+
+def plain(host: str) -> IPv4Address | IPv6Address:
+    """An IP as sockets show it, without its zone; one of IPv4 that an IPv6 socket shows is one of IPv4."""
+    found = ipaddress.ip_address(host.partition("%")[0])
+    return getattr(found, "ipv4_mapped", None) or found

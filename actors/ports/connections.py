@@ -194,10 +194,10 @@ class PeerConnection:
         """Why it is over; "" while it is not."""
         return self.link.ended
 
-    async def open(self, *protocols: str, padded: bool = False) -> PeerStream:
+    async def open(self, *protocols: str, padded: bool | None = None) -> PeerStream:
         """A stream for the first of ``protocols`` that the peer speaks.  ``padded``: in frames of a few sizes
-        (protocol/padding.py), and by no other way.  StreamError."""
-        if padded:
+        (protocol/padding.py), and by no other way; None: as all streams of this peer are.  StreamError."""
+        if self._client.padded if padded is None else padded:
             from actors.ports.padded import open_padded  # it is made of what is here
 
             return await open_padded(self, protocols, self._client.core.policy.stream_timeout)
@@ -227,8 +227,9 @@ class PeerConnection:
         self._client.turn()
         return PeerStream(self._client, view)
 
-    async def ping(self, within: float = 10.0, *, padded: bool = False) -> float:
+    async def ping(self, within: float = 10.0, *, padded: bool | None = None) -> float:
         """Seconds for 32 bytes to go there and back.  StreamError, also when they do not within ``within`` seconds."""
+        padded = self._client.padded if padded is None else padded
         async with self._pinging:
             try:
                 async with asyncio.timeout(within):

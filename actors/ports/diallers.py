@@ -14,7 +14,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from secrets import token_hex
 from typing import Any, Final, Protocol, TypeVar
 
@@ -98,23 +98,29 @@ class PortDialler(TcpDialler):
         super().__init__(resolver)
         self._held: dict[socket.AddressFamily, socket.socket] = {}
         self._listening = 0
+        self._servers: dict[socket.AddressFamily, asyncio.Server] = {}
+        self._beginning = asyncio.Lock()
 
     @asynccontextmanager
     async def listening(self, wire: Callable[[], asyncio.BaseProtocol]) -> AsyncIterator[None]:
         """Whoever connects to the port meanwhile is ``wire()``'s: a SYN that comes before ours has left, where no NAT
-        keeps it out, is then taken and not refused."""
-        loop = asyncio.get_running_loop()
-        servers = []
+        keeps it out, is then taken and not refused.  One for all who wait at a time: of two, the system would give
+        either what is the other's."""
         self._listening += 1
         try:
-            for family in list(self._held):
-                with suppress(OSError):  # another punching listens: its connections prove themselves as well
-                    servers.append(await loop.create_server(wire, sock=self._bound(family), backlog=BACKLOG))
+            async with self._beginning:
+                for family in list(self._held):
+                    if family not in self._servers:
+                        self._servers[family] = await asyncio.get_running_loop().create_server(
+                            wire, sock=self._bound(family), backlog=BACKLOG
+                        )
             yield
         finally:
             self._listening -= 1
-            for server in servers:
-                server.close()
+            if not self._listening:
+                servers, self._servers = self._servers, {}
+                for server in servers.values():
+                    server.close()
 
     def port(self, family: socket.AddressFamily) -> int:
         """The local port; 0: none was needed yet."""

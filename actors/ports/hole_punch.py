@@ -13,13 +13,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from actors.dial_policy import dialable
 from actors.ports.client import Client
 from actors.ports.connections import ClientError, DialError, PeerConnection, PeerStream, StreamError
 from actors.ports.diallers import PortDialler
+from protocol.addresses import decode_tcp
 from protocol.dcutr import (
     ATTEMPTS,
     MAX_ADDRESSES,
@@ -41,7 +45,7 @@ TALK_TIMEOUT: Final = 10.0
 DIAL_TIMEOUT: Final = 5.0
 
 #: Seconds between dials of an attempt while they are refused: a SYN of ours came before the other had dialled, and no
-#: NAT kept it out.  Doubled each time, so that an attempt is six dials at most: where they go is a stranger's word.
+#: NAT kept it out.  Doubled each time, so that an attempt is six dials of each address at most.
 AGAIN: Final = 0.1
 
 #: Seconds in which the other has begun: it asks us first who we are, through the relay.
@@ -50,20 +54,41 @@ BEGIN_TIMEOUT: Final = 10.0
 #: Peers that may have us punch at a time: each has us dial MAX_ADDRESSES.
 MAX_PUNCHING: Final = 16
 
+#: Hosts of a peer's addresses that are dialled: one of IPv4 and one of IPv6.  All are its word, and a stranger could
+#: name others': to MAX_ADDRESSES ports of these two go six dials in each of three attempts.
+MAX_HOSTS: Final = 2
+
+#: Connections that are taken of a peer in one attempt.
+MAX_TAKEN: Final = 4
+
+
+@dataclass(slots=True)
+class _Awaited:
+    """A peer that is dialled now, from where it may come, and how often still."""
+
+    peer: PeerId
+    server: bool
+    ends: frozenset[tuple[str, int]]
+    left: int = MAX_TAKEN
+
 
 class HolePuncher:
-    """``private``: whether private addresses are dialled and told, as on a network of one's own.  ``client`` is set
-    once it is made: it has the handler from here."""
+    """``private``: whether private addresses are dialled and told, as on a network of one's own.  ``allowed``: whom
+    who calls must be to be told where we are.  ``client`` is set once it is made: it has the handler from here."""
 
     client: Client
 
-    def __init__(self, dialler: PortDialler, *, private: bool) -> None:
+    def __init__(
+        self, dialler: PortDialler, *, private: bool, allowed: Callable[[PeerId], bool] = lambda _: True
+    ) -> None:
         self._dialler = dialler
         self._private = private
+        self._allowed = allowed
+        self._awaited: list[_Awaited] = []
         self._punching: set[PeerId] = set()
         #: By peer, those who wait for what comes of it, and why it failed last.
         self._waiting: dict[PeerId, set[asyncio.Future[str]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._upgrading: dict[PeerId, asyncio.Task[None]] = {}
 
     def seen_at(self) -> tuple[bytes, ...]:
         """Where a hole to us could be punched."""
@@ -71,19 +96,22 @@ class HolePuncher:
 
     def accepted(self, connection: PeerConnection) -> None:
         """Somebody has reached us: if by a relay, a direct connection is tried from now on."""
-        if connection.relay is None or not connection.link.inbound or self._direct(connection.peer) is not None:
+        peer = connection.peer
+        if connection.relay is None or not connection.link.inbound or self._direct(peer) is not None:
             return
-        if len(self._tasks) >= MAX_PUNCHING:
-            log.info("no direct connection to %s: %d others are being tried", connection.peer, MAX_PUNCHING)
+        if peer in self._upgrading or not self._allowed(peer):
             return
-        task = asyncio.get_running_loop().create_task(self._upgrade(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if len(self._upgrading) >= MAX_PUNCHING:
+            log.info("no direct connection to %s: %d others are being tried", peer, MAX_PUNCHING)
+            return
+        task = self._upgrading[peer] = asyncio.get_running_loop().create_task(self._upgrade(connection))
+        task.add_done_callback(lambda _: self._upgrading.pop(peer, None))
 
     async def close(self) -> None:
-        for task in self._tasks:
+        tasks = list(self._upgrading.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # B.
 
@@ -108,7 +136,7 @@ class HolePuncher:
             raise ClientError("no relay says where this peer is seen: there is nothing to tell the other")
         try:
             async with asyncio.timeout(TALK_TIMEOUT):
-                stream = await connection.open(PROTOCOL)
+                stream = await connection.open(PROTOCOL, padded=False)
                 machine = PunchInitiator(own, self.client.now())
                 try:
                     told = await _next(machine, stream)
@@ -174,17 +202,25 @@ class HolePuncher:
                     del self._waiting[peer]
         if (found := self._direct(peer)) is not None:
             return found
-        raise DialError(f"no hole could be punched to {peer}: {failure}")
+        raise DialError(f"no hole could be punched to {peer}: {failure or 'the direct connection was lost at once'}")
 
     # Both.
 
     async def _punch(self, told: tuple[bytes, ...], peer: PeerId, *, server: bool) -> PeerConnection:
-        addresses = dialable(told, private=self._private, most=MAX_ADDRESSES)
+        addresses = _of_few_hosts(dialable(told, private=self._private, most=MAX_ADDRESSES))
         if not addresses:
             raise DialError("the peer named no address that may be dialled")
+        awaited = _Awaited(peer, server, frozenset(end for one in addresses if (end := decode_tcp(one)) is not None))
+        self._awaited.append(awaited)
+        try:
+            return await self._dial(addresses, peer, server=server)
+        finally:
+            self._awaited.remove(awaited)
+
+    async def _dial(self, addresses: Sequence[bytes], peer: PeerId, *, server: bool) -> PeerConnection:
         failure: DialError | None = None
         again = AGAIN
-        wire = partial(self.client.taken, peer, server=server)
+        wire = partial(self.client.taken, self._who)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DIAL_TIMEOUT), self._dialler.listening(wire):
                 while (found := self._direct(peer)) is None:
@@ -199,6 +235,18 @@ class HolePuncher:
             return found
         raise failure or DialError(f"no answer within {DIAL_TIMEOUT:g} s from any of the peer's addresses")
 
+    def _who(self, ip: IPv4Address | IPv6Address, port: int) -> tuple[PeerId, bool] | None:
+        """Who of those that are dialled now comes from there: it is told at which port, but a NAT may show another."""
+        host = str(ip)
+        waiting = [one for one in self._awaited if one.left]
+        exactly = [one for one in waiting if (host, port) in one.ends]
+        nearly = [one for one in waiting if any(host == end[0] for end in one.ends)]
+        if not exactly and len(nearly) != 1:
+            return None
+        found = (exactly or nearly)[0]
+        found.left -= 1
+        return found.peer, found.server
+
     def _direct(self, peer: PeerId) -> PeerConnection | None:
         return next((one for one in self.client.open_to(peer, relayed=False) if one.relay is None), None)
 
@@ -206,6 +254,20 @@ class HolePuncher:
         for waiting in self._waiting.get(peer, ()):
             if not waiting.done():
                 waiting.set_result(failure)
+
+
+def _of_few_hosts(addresses: Sequence[bytes]) -> tuple[bytes, ...]:
+    hosts: list[str] = []
+    kept = []
+    for address in addresses:
+        end = decode_tcp(address)
+        if end is None:
+            continue
+        if end[0] not in hosts and len(hosts) < MAX_HOSTS:
+            hosts.append(end[0])
+        if end[0] in hosts:
+            kept.append(address)
+    return tuple(kept)
 
 
 async def _next(machine: PunchInitiator | PunchResponder, stream: PeerStream) -> PeerSeenAt | Synchronised:

@@ -1,6 +1,7 @@
 """Padded streams (protocol/padding.py): what they carry is read and written as on any other.
 
-The one who opened the stream and the one who serves it agree within it what it is for.  Nothing here falls back to a
+The one who opened the stream and the one who serves it agree within it what it is for.  A stream that is reset is not
+filled up: its total shows.  Nothing here falls back to a
 stream without padding: who cannot is told so.
 """
 
@@ -31,7 +32,8 @@ class PaddedStream(PeerStream):
         self._padder = Padder()
         self._unpadder = Unpadder()
         self._data: deque[bytes] = deque()
-        self._finishing = False
+        self._writing = asyncio.Lock()
+        self._finished = False
 
     @property
     def protocol(self) -> str:
@@ -61,13 +63,14 @@ class PaddedStream(PeerStream):
         return data
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._finishing:
-            raise StreamError("the stream was finished: nothing more can be written")
-        view = memoryview(data)
-        for start in range(0, len(view), CHUNK):
-            # What one read of a program's gives goes on in one turn, though it be a frame and a small one: half the
-            # writes, here and at the relay.
-            await self._send(b"".join(self._padder.frames(view[start : start + CHUNK])))
+        async with self._writing:
+            if self._finished:
+                raise StreamError("the stream was finished: nothing more can be written")
+            view = memoryview(data)
+            for start in range(0, len(view), CHUNK):
+                # What one read of a program's gives goes on in one turn, though it be a frame and a small one: half the
+                # writes, here and at the relay.
+                await self._send(b"".join(self._padder.frames(view[start : start + CHUNK])))
 
     async def _send(self, frames: bytes) -> None:
         """Wait, then send all of it at once: who is cancelled leaves no part of a frame.  StreamError."""
@@ -83,14 +86,15 @@ class PaddedStream(PeerStream):
         self._client.turn()
 
     async def finish(self) -> None:
-        """Also waits until what fills the stream up is on its way."""
-        if self._finishing:
-            return
-        self._finishing = True
-        with contextlib.suppress(StreamError):  # it is gone: there is nothing to hide any more
-            for frame in self._padder.filling():
-                await super().write(frame)
-        await super().finish()
+        """Also waits until what fills the stream up is on its way.  Given up meanwhile, it can be asked for again."""
+        async with self._writing:
+            if self._finished:
+                return
+            with contextlib.suppress(StreamError):  # it is gone: there is nothing to hide any more
+                for frame in self._padder.filling():
+                    await super().write(frame)
+            self._finished = True
+            await super().finish()
 
     def abandon(self) -> None:
         self._data.clear()
@@ -131,7 +135,7 @@ class PaddedStream(PeerStream):
 async def open_padded(connection: PeerConnection, protocols: Sequence[str], within: float) -> PaddedStream:
     """A padded stream for the first of ``protocols`` that the peer speaks on one.  StreamError."""
     try:
-        stream = PaddedStream(await connection.open(PROTOCOL))
+        stream = PaddedStream(await connection.open(PROTOCOL, padded=False))
     except ClientError as error:
         raise StreamError(f"padding was asked for, and nothing is sent without it: {error}") from error
     try:

@@ -19,30 +19,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from multiaddr import Multiaddr
 
-from actors.circuit_client import ClientPolicy
 from actors.dial_policy import network_of
 from actors.ports.client import Client, Handler
-from actors.ports.connections import AddressError, ClientError, DialError, PeerConnection, PeerStream
-from actors.ports.diallers import LevelRefused, PortDialler, RelayDialler, TcpDialler, TorDialler
-from actors.ports.hole_punch import HolePuncher
+from actors.ports.connections import ClientError, DialError, PeerConnection, PeerStream
+from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
 from actors.ports.host import random_bytes
+from actors.ports.low_side import LowSide
+from actors.ports.peer_terms import NoPath, PeerPolicy, Router, Target
 from actors.ports.reachable import Reachable
 from actors.ports.resolver import Resolver
 from actors.ports.tor import ONION_PORT, TorControl
 from actors.ports.whereabouts_client import ask_whereabouts
-from protocol import dcutr
 from protocol.discovery_messages import Observed
 from protocol.identity import Identity, PeerId
-from protocol.privacy_messages import Level, Path, PathsTold, RelayAt, RelaysChosen
+from protocol.privacy_messages import Level, Path, RelayAt
+
+__all__ = ["NoPath", "Peer", "PeerPolicy", "Router", "Target"]
 
 log = logging.getLogger(__name__)
 
@@ -61,64 +60,6 @@ CHOICE: Final = 8
 
 #: Relays that are asked where a peer is reached, one after the other.
 GUIDES: Final = 3
-
-
-class Router(Protocol):
-    """PrivacyRouter, and where what was seen of relays goes (actors/private_node.py)."""
-
-    async def paths(
-        self, level: Level, target: PeerId, offered: tuple[bytes, ...], *, chosen: bool, relayed: bool, hops: int
-    ) -> PathsTold: ...
-
-    async def relays(self, level: Level, count: int, within: float, avoid: tuple[bytes, ...]) -> RelaysChosen: ...
-
-    def observe(self, seen: Observed) -> None: ...
-
-
-class NoPath(DialError):
-    """The peer cannot be reached at that level; the message says why.  Nothing less was tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerPolicy:
-    """``relays``: through how many others reach this peer at HIGH.  ``path_timeout``: seconds for one way to a peer.
-    ``tor_socks``, ``tor_control``: HOST:PORT of Tor's.  ``padded``: all streams are padded (protocol/padding.py): those
-    that this peer opens, and others' are refused without.  ``private_network``: whether holes are punched to private
-    addresses too."""
-
-    relays: int = 2
-    path_timeout: float = 20.0
-    tor_socks: str = "127.0.0.1:9050"
-    tor_control: str = "127.0.0.1:9051"
-    padded: bool = False
-    private_network: bool = False
-    client: ClientPolicy | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """``offered``: binary multiaddrs at which it is said to be reached; none: they are to be looked for."""
-
-    peer: PeerId
-    offered: tuple[bytes, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Target:
-        """A peer id, or a multiaddr that ends in /p2p/PEER.  AddressError."""
-        if not text.startswith("/"):
-            try:
-                return cls(PeerId.parse(text))
-            except ValueError as error:
-                raise AddressError(f"{text!r} is no peer id: {error}") from error
-        head, separator, tail = text.rstrip("/").rpartition("/p2p/")
-        try:
-            peer = PeerId.parse(tail)
-            offered = Multiaddr(head).to_bytes() if head else b""
-        except Exception as error:  # multiaddr raises many types for one thing: it is no multiaddr
-            raise AddressError(f"{text!r} is no address that ends in /p2p/PEER") from error
-        if not separator:
-            raise AddressError(f"{text!r} does not say which peer is there: /p2p/PEER belongs at its end")
-        return cls(peer, (offered,) if offered else ())
 
 
 class Peer:
@@ -144,9 +85,9 @@ class Peer:
         self._resolver = resolver
         self._accepted = accepted
         self._bare = bare
-        self._low: Client | None = None
-        self._low_dialler = PortDialler(resolver())
-        self._puncher = HolePuncher(self._low_dialler, private=self.policy.private_network)
+        #: At which of LOW and HIGH this peer id is known: never at both, for at LOW it is seen where it is.
+        self._known_at: Level | None = None
+        self._low: LowSide | None = None
         self._high: Client | None = None
         self._relays = RelayDialler(resolver())
         #: At MAXIMUM: by whom is dialled.
@@ -156,7 +97,6 @@ class Peer:
         self._onion: Client | None = None
         self._tor = TorControl(self.policy.tor_control)
         self._reachable: Reachable | None = None
-        self._reachable_low: Reachable | None = None
         self._dialling: dict[tuple[Level, Target, bool, int], asyncio.Task[PeerConnection]] = {}
         self._watching: set[asyncio.Task[None]] = set()
 
@@ -180,7 +120,7 @@ class Peer:
         """A stream to ``target`` (see :meth:`connect`) for the first of ``protocols`` that it speaks.  ``padded``: what
         is written leaves in frames of a few sizes; a peer that cannot is not talked to.  NoPath, ClientError."""
         connection = await self.connect(target, level=level, relayed=relayed, hops=hops)
-        return await connection.open(*protocols, padded=padded or self.policy.padded)
+        return await connection.open(*protocols, padded=padded or None)
 
     async def connect(
         self, target: str | PeerId, *, level: Level, relayed: bool = False, hops: int = 1
@@ -192,14 +132,18 @@ class Peer:
 
         ``relayed``: whether a relay will do at LOW, at first or for good; without it a relay is used there only to
         agree on a direct connection.  ``hops``: relays in a row at HIGH, up to 3: none then knows both
-        ends, and the target sees a new peer id.  NoPath."""
+        ends, and the target sees a new peer id.
+
+        NoPath; also for LOW where this peer id is known at HIGH with one relay, and the other way round."""
         wanted = target if isinstance(target, PeerId) else None
         at = Target(wanted) if wanted is not None else Target.parse(str(target))
         if at.peer == self.peer_id:
             raise NoPath(f"{at.peer} is this peer itself")
         if hops != 1 and level is not Level.HIGH:
             raise NoPath(f"several relays in a row are had at the privacy level {Level.HIGH}, not at {level}")
-        named = _relay_of(at)
+        if hops == 1:
+            self._be_known(level)
+        named = at.relay
         for connection in self._open_to(level, at.peer, hops):
             if level is Level.LOW and not relayed and connection.relay is not None:
                 continue
@@ -222,10 +166,7 @@ class Peer:
     async def direct(self, relayed: PeerConnection) -> PeerConnection:
         """The direct connection at LOW to the peer that ``relayed`` leads to, once a hole is punched; what is open
         on ``relayed`` goes on there.  DialError: it cannot be had, and the message says why."""
-        said = await relayed.identify()
-        if dcutr.PROTOCOL not in said.protocols:
-            raise DialError("the peer does not punch holes (/libp2p/dcutr), and a relay alone was not allowed")
-        return await self._puncher.direct(relayed)
+        return await self._low_side().direct(relayed)
 
     async def dial_via_relay(self, target: str | PeerId, *protocols: str) -> PeerStream:
         """A stream to ``target`` through a relay: at HIGH."""
@@ -244,9 +185,9 @@ class Peer:
         LOW: through relays, from which each who connects is led on to a direct connection where NATs let it.
         HIGH: through relays, which are replaced when they fail.  MAXIMUM: at an onion of Tor's; ``key``: of a former
         one (:attr:`onion_key`), b"": a new one.  NoPath, ClientError."""
+        self._be_known(level)
         match level:
             case Level.HIGH:
-                self._alone(self._reachable_low, Level.LOW)
                 if self._reachable is None:
                     self._reachable = Reachable(
                         self._client_high(), self._relays, self._router, self.identity, self.policy.relays
@@ -255,23 +196,24 @@ class Peer:
             case Level.MAXIMUM:
                 await self._listen_at_onion(key)
             case Level.LOW:
-                self._alone(self._reachable, Level.HIGH)
-                if self._reachable_low is None:
-                    self._reachable_low = Reachable(
-                        self._client_low(), None, self._router, self.identity, self.policy.relays
-                    )
-                await self._reachable_low.begin()
+                await self._low_side().reachable.begin()
         return self.addresses
 
-    def _alone(self, other: Reachable | None, level: Level) -> None:
-        # Who calls a peer id calls both: at LOW he would be told where somebody is who hides at HIGH.
-        if other is not None:
-            raise NoPath(f"this peer is reached at {level} already: be reached at another level as another peer")
+    def _be_known(self, level: Level) -> None:
+        # Whoever meets this peer id at LOW sees where it is, and can tell whoever met it at HIGH, or be him.
+        if level is Level.MAXIMUM:
+            return
+        if self._known_at not in (None, level):
+            raise NoPath(
+                f"{self.peer_id} is known at the privacy level {self._known_at}: at {level} be another Peer, with "
+                f"another identity, or who knows this one from both learns where it is"
+            )
+        self._known_at = level
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Multiaddrs at which others reach this peer."""
-        by_relays = (self._reachable, self._reachable_low)
+        by_relays = (self._reachable, None if self._low is None else self._low.reachable)
         found = [address for one in by_relays if one is not None for address in one.addresses]
         if self._onion is not None and self._onion_name:
             found.append(f"/onion3/{self._onion_name}:{ONION_PORT}/p2p/{self.onion_peer}")
@@ -294,11 +236,11 @@ class Peer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for reachable in (self._reachable, self._reachable_low):
-            if reachable is not None:
-                await reachable.close()
-        await self._puncher.close()
-        for client in (self._low, self._high, self._onion, *self._contexts.values(), *self._chains.values()):
+        if self._reachable is not None:
+            await self._reachable.close()
+        if self._low is not None:
+            await self._low.close()
+        for client in (self._high, self._onion, *self._contexts.values(), *self._chains.values()):
             if client is not None:
                 await client.close()
         await self._tor.close()
@@ -322,10 +264,7 @@ class Peer:
                         return await self._go_along(path, target.peer, hops)
                     connection = await self._go(path, target.peer, level)
                 if level is Level.LOW and connection.relay is not None and not relayed:
-                    try:
-                        return await self.direct(connection)
-                    finally:
-                        await connection.close()
+                    return await self._low_side().lead_on(connection)
                 return connection
             except TimeoutError:
                 failures.append(f"{_named(path)}: no answer within {self.policy.path_timeout:g} s")
@@ -336,9 +275,9 @@ class Peer:
     async def _go(self, path: Path, target: PeerId, level: Level) -> PeerConnection:
         match level:
             case Level.LOW if not path.relays:
-                return await self._client_low().connect(f"{Multiaddr(path.address)}/p2p/{target}")
+                return await self._low_side().client.connect(f"{Multiaddr(path.address)}/p2p/{target}")
             case Level.LOW:
-                return await self._go_through(self._client_low(), path.relays[0], target)
+                return await self._go_through(self._low_side().client, path.relays[0], target)
             case Level.HIGH:
                 if len(path.relays) != 1:  # PrivacyRouter never says so; if it did, an IP would be shown
                     raise LevelRefused("a way without a relay is none at the privacy level high")
@@ -353,7 +292,7 @@ class Peer:
             case Level.MAXIMUM:
                 context = self._contexts.get(target)
                 if context is None:
-                    context = Client(_fresh(), policy=self.policy.client, dialler=TorDialler(self.policy.tor_socks))
+                    context = self._context(TorDialler(self.policy.tor_socks))
                     self._contexts[target] = context
                 try:
                     connection = await context.connect(f"{Multiaddr(path.address)}/p2p/{target}")
@@ -376,7 +315,7 @@ class Peer:
             await former.close()
         dialler = RelayDialler(self._resolver())
         dialler.allow([PeerId(first.peer)])
-        client = Client(_fresh(), policy=self.policy.client, dialler=dialler, unlinked=True)
+        client = self._context(dialler)
         failure: ClientError | None = None
         try:
             for address in first.addresses:
@@ -468,7 +407,7 @@ class Peer:
             try:
                 async with (
                     asyncio.timeout(self.policy.path_timeout),
-                    Client(_fresh(), policy=self.policy.client, dialler=dialler, unlinked=True) as client,
+                    self._context(dialler) as client,
                 ):
                     connection = await client.through(_way(first.addresses[0], (first, guide)), known=True)
                     return (await ask_whereabouts(connection, peer, time.time())).addresses
@@ -496,33 +435,33 @@ class Peer:
         if hops > 1:
             chain = self._chains.get((peer, hops))
             return [] if chain is None else chain.open_to(peer, relayed=True)
-        client = {Level.LOW: self._low, Level.HIGH: self._high, Level.MAXIMUM: self._contexts.get(peer)}[level]
+        low, leading = (None, set()) if self._low is None else (self._low.client, self._low.leading)
+        client = {Level.LOW: low, Level.HIGH: self._high, Level.MAXIMUM: self._contexts.get(peer)}[level]
         found = [] if client is None else client.open_to(peer, relayed=level is Level.HIGH)
+        found = [one for one in found if one not in leading]
         return sorted(found, key=lambda one: one.relay is not None)  # direct ones first, once there are some
 
-    def _client_low(self) -> Client:
+    def _low_side(self) -> LowSide:
         if self._low is None:
-            self._low = Client(
-                self.identity,
-                policy=self.policy.client,
-                dialler=self._low_dialler,
-                padded=self.policy.padded,
-                handlers=self._handlers,
-                # Here and nowhere else: at HIGH and MAXIMUM it would tell the other where we are.
-                offered={dcutr.PROTOCOL: self._puncher.answer},
-                accepted=self._accepted_low,
+            self._low = LowSide(
+                self.identity, self._router, self._handlers, self.policy, self._resolver, self._accepted
             )
-            self._puncher.client = self._low
         return self._low
-
-    def _accepted_low(self, connection: PeerConnection) -> None:
-        self._puncher.accepted(connection)
-        self._accepted(connection)
 
     def _client_high(self) -> Client:
         if self._high is None:
             self._high = self._client(self.identity, self._relays, bare=self._bare)
         return self._high
+
+    def _context(self, dialler: RelayDialler | TorDialler) -> Client:
+        """Somebody new, who dials; through relays also somebody else to each before the last."""
+        return Client(
+            _fresh(),
+            policy=self.policy.client,
+            dialler=dialler,
+            unlinked=isinstance(dialler, RelayDialler),
+            padded=self.policy.padded,
+        )
 
     def _client(
         self,
@@ -576,12 +515,6 @@ class Peer:
 
 def _fresh() -> Identity:
     return Identity.from_seed(random_bytes(32))
-
-
-def _relay_of(target: Target) -> PeerId | None:
-    """The relay that a caller has named, if it has."""
-    found = re.search(r"/p2p/(\w+)/p2p-circuit$", str(Multiaddr(target.offered[0]))) if target.offered else None
-    return None if found is None else PeerId.parse(found[1])
 
 
 def _way(address: bytes, relays: Sequence[RelayAt]) -> list[str]:

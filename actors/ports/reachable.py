@@ -27,7 +27,7 @@ from protocol.privacy_messages import Level, RelayAt
 from protocol.whereabouts import LIFE, MAX_ADDRESSES, is_hidden, seal_whereabouts
 
 if TYPE_CHECKING:
-    from actors.ports.peer import Router
+    from actors.ports.peer_terms import Router
 
 log = logging.getLogger(__name__)
 

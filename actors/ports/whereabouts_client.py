@@ -55,7 +55,7 @@ async def _ask(relay: PeerConnection, message: WhereaboutsMessage) -> Whereabout
     stream = None
     try:
         async with asyncio.timeout(TIMEOUT):
-            stream = await relay.open(whereabouts.PROTOCOL)
+            stream = await relay.open(whereabouts.PROTOCOL, padded=False)
             await stream.write(frame(whereabouts.encode(message)))
             await stream.finish()
             reader = FrameReader(whereabouts.MAX_MESSAGE)

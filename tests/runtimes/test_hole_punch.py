@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
 import pytest
 
+from actors.dial_address import parse_dial_address
 from actors.ports.client import Client
 from actors.ports.connections import DialError
 from actors.ports.diallers import PortDialler
-from actors.ports.hole_punch import HolePuncher
+from actors.ports.hole_punch import MAX_TAKEN, HolePuncher, _of_few_hosts
 from protocol.addresses import encode_tcp
 from protocol.identity import Identity
 from tests.support.peers import seeded
@@ -28,3 +33,102 @@ async def test_nobody_has_us_dial_into_our_own_network(address: str) -> None:
         with pytest.raises(DialError, match="no address that may be dialled"):
             await puncher._punch((encode_tcp(ip_address(address), 22),), STRANGER, server=False)
         assert not client.busy
+
+
+def at(host: str, port: int) -> bytes:
+    return encode_tcp(ip_address(host), port)
+
+
+class Door(PortDialler):
+    """``listens``: set from when its port first did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listens = asyncio.Event()
+
+    @asynccontextmanager
+    async def listening(self, wire: Callable[[], asyncio.BaseProtocol]) -> AsyncIterator[None]:
+        async with super().listening(wire):
+            self.listens.set()
+            yield
+
+
+@asynccontextmanager
+async def punching() -> AsyncIterator[tuple[HolePuncher, Door, Client]]:
+    """A peer that has its port already, as one that is connected to a relay."""
+    dialler = Door()
+    async with Client(Identity.from_seed(seeded("alice")), dialler=dialler) as client:
+        puncher = HolePuncher(dialler, private=True)
+        puncher.client = client
+        dialler._bound(socket.AF_INET).close()
+        yield puncher, dialler, client
+
+
+@pytest.mark.parametrize("others", [0, 15])
+async def test_who_is_awaited_gets_through_beside_others(others: int) -> None:
+    async with asyncio.timeout(30), punching() as (puncher, dialler, alice):
+        waiting = [
+            asyncio.ensure_future(
+                puncher._punch((at("127.0.0.9", 1),), Identity.from_seed(seeded(f"other {n}")).peer_id, server=True)
+            )
+            for n in range(others)
+        ]
+        await asyncio.sleep(0)
+        identity = Identity.from_seed(seeded("bob"))
+        for _ in range(10):
+            from_port = PortDialler()
+            async with Client(identity, dialler=from_port) as bob:
+                from_port._bound(socket.AF_INET).close()
+                there = at("127.0.0.1", from_port.port(socket.AF_INET))
+                begun = asyncio.ensure_future(puncher._punch((there,), identity.peer_id, server=True))
+                await asyncio.sleep(0)  # it waits for bob now
+                await dialler.listens.wait()
+                here = parse_dial_address(f"/ip4/127.0.0.1/tcp/{dialler.port(socket.AF_INET)}")
+                connection = await bob._dial_ip(here, alice.peer_id)
+                direct = await begun
+                assert direct.peer == identity.peer_id and not connection.ended
+            await direct.wait_ended()
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert not dialler._servers and not puncher._awaited
+
+
+async def test_strangers_at_the_port_are_told_nothing_and_leave_nothing() -> None:
+    async with asyncio.timeout(30), punching() as (puncher, dialler, alice):
+        begun = asyncio.ensure_future(puncher._punch((at("127.0.0.9", 1),), STRANGER, server=True))
+        await dialler.listens.wait()
+        for _ in range(50):
+            try:
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", dialler.port(socket.AF_INET), local_addr=("127.0.0.7", 0)
+                )
+                writer.write(b"\x13/multistream/1.0.0\n")
+                assert await reader.read() == b""
+                writer.close()
+            except ConnectionError:
+                pass  # it was quicker
+        assert not alice._sockets and not alice.core.links
+        begun.cancel()
+        await asyncio.gather(begun, return_exceptions=True)
+
+
+async def test_one_who_is_awaited_comes_no_more_often_than_he_is_wanted() -> None:
+    async with asyncio.timeout(30), punching() as (puncher, dialler, alice):
+        begun = asyncio.ensure_future(puncher._punch((at("127.0.0.7", 1),), STRANGER, server=True))
+        await dialler.listens.wait()
+        made = [
+            await asyncio.open_connection("127.0.0.1", dialler.port(socket.AF_INET), local_addr=("127.0.0.7", 0))
+            for _ in range(3 * MAX_TAKEN)
+        ]
+        await asyncio.sleep(0)
+        assert len(alice.core.links) <= MAX_TAKEN
+        for _, writer in made:
+            writer.close()
+        begun.cancel()
+        await asyncio.gather(begun, return_exceptions=True)
+
+
+def test_ports_of_two_hosts_are_dialled_at_most() -> None:
+    named = [at(f"203.0.113.{host}", port) for host in (1, 2, 3) for port in (1, 2)]
+    assert _of_few_hosts(named) == tuple(named[:4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -17,7 +18,11 @@ import pytest
 from actors.lookout import settings_to_look
 from actors.ports.client import Client, PeerConnection, PeerStream, StreamError
 from actors.ports.client_sockets import Socket
+from actors.ports.connections import DialError
 from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
+from actors.ports.hole_punch import MAX_PUNCHING
+from actors.ports.low_side import LowSide
+from actors.ports.padded import PaddedStream
 from actors.ports.peer import NoPath, Peer, PeerPolicy
 from actors.ports.whereabouts_client import say_whereabouts
 from actors.private_node import PrivateNode
@@ -76,7 +81,14 @@ def extending(ports: list[int], expected: int) -> int:
 
 @asynccontextmanager
 async def peer(
-    name: str, tmp_path: Path, relays: list[NodeProcess], *, keep: int = 2, serves: bool = True, padded: bool = False
+    name: str,
+    tmp_path: Path,
+    relays: list[NodeProcess],
+    *,
+    keep: int = 2,
+    serves: bool = True,
+    padded: bool = False,
+    meets: Callable[[PeerId], bool] = lambda _: True,
 ) -> AsyncIterator[Peer]:
     environment = {
         "DESCORD_RELAY_PUBLIC_RELAYS": ",".join(one.ready["addresses"][0] for one in relays),
@@ -90,7 +102,7 @@ async def peer(
         node = await stack.enter_async_context(PrivateNode.start(settings))
         identity = Identity.from_seed(seeded(name))
         handlers = {ECHO: echo} if serves else {}
-        policy = PeerPolicy(relays=keep, padded=padded, private_network=True)
+        policy = PeerPolicy(relays=keep, padded=padded, private_network=True, meets=meets)
         made = Peer(identity, node, handlers=handlers, policy=policy)
         yield await stack.enter_async_context(made)
 
@@ -134,7 +146,7 @@ async def test_low_goes_on_from_a_relay_to_a_direct_connection(
         peer("alice", tmp_path, nodes) as alice,
     ):
         (address, *_) = await bob.listen(Level.LOW)
-        with pytest.raises(NoPath, match="at low already"):
+        with pytest.raises(NoPath, match="known at the privacy level low"):
             await bob.listen(Level.HIGH)
         first = await alice.connect(address, level=Level.LOW, relayed=True)
         stream = await first.open(ECHO)
@@ -154,17 +166,113 @@ async def test_at_high_nobody_is_told_where_we_are_seen(
         asyncio.timeout(60),
         peer("bob", tmp_path, nodes, keep=1) as bob,
         peer("alice", tmp_path, nodes) as alice,
+        peer("carol", tmp_path, nodes) as carol,
     ):
         (address, *_) = await bob.listen(Level.HIGH)
-        with pytest.raises(NoPath, match="at high already"):
-            await bob.listen(Level.LOW)
-        for level in (Level.HIGH, Level.LOW):
-            connection = await alice.connect(address, level=level, relayed=True)
+        for caller, level in ((alice, Level.HIGH), (carol, Level.LOW)):
+            connection = await caller.connect(address, level=level, relayed=True)
             assert dcutr.PROTOCOL not in (await connection.identify()).protocols
             with pytest.raises(StreamError, match="speaks none"):  # na
                 await connection.open(dcutr.PROTOCOL)
+        with pytest.raises(DialError, match="only a connection at the privacy level low"):
+            await carol.direct(await alice.connect(address, level=Level.HIGH))
+        await connection.close()
         with pytest.raises(NoPath, match="does not punch holes"):
-            await alice.connect(address, level=Level.LOW)
+            await carol.connect(address, level=Level.LOW)
+
+
+@pytest.mark.parametrize("first", [Level.LOW, Level.HIGH])
+async def test_who_is_known_at_one_of_low_and_high_is_not_met_at_the_other(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path, first: Level
+) -> None:
+    """Whoever was called at high could call back at low, and be told where the caller is."""
+    nodes = relays(1)
+    other = Level.HIGH if first is Level.LOW else Level.LOW
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1) as bob,
+        peer("alice", tmp_path, nodes, keep=1) as alice,
+    ):
+        (address, *_) = await bob.listen(Level.HIGH)
+        await alice.listen(first)
+        for refused in (
+            alice.listen(other),
+            alice.connect(address, level=other, relayed=other is Level.LOW),
+            alice.open(address, ECHO, level=other, relayed=other is Level.LOW),
+        ):
+            with pytest.raises(NoPath, match=f"known at the privacy level {first}"):
+                await refused
+        assert (alice._high is None) == (first is Level.LOW) and (alice._low is None) == (first is Level.HIGH)
+
+
+async def test_a_connection_that_leads_to_a_direct_one_is_given_to_nobody(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = relays(1)
+    leading, lead = asyncio.Event(), asyncio.Event()
+    direct = LowSide.direct
+
+    async def later(self: LowSide, relayed: PeerConnection) -> PeerConnection:
+        leading.set()
+        await lead.wait()
+        return await direct(self, relayed)
+
+    monkeypatch.setattr(LowSide, "direct", later)
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1) as bob,
+        peer("alice", tmp_path, nodes) as alice,
+    ):
+        (address, *_) = await bob.listen(Level.LOW)
+        once = asyncio.ensure_future(alice.connect(address, level=Level.LOW))
+        await leading.wait()
+        given = await alice.connect(address, level=Level.LOW, relayed=True)
+        lead.set()
+        assert (await once).relay is None
+        assert not given.ended
+        await echoed(await given.open(ECHO), 1000)
+
+
+async def test_one_who_calls_often_keeps_nobody_else_from_a_direct_connection(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(1)
+    asked = asyncio.Event()
+
+    async def never_answer(_: PeerConnection, stream: PeerStream) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1) as bob,
+        peer("alice", tmp_path, nodes) as alice,
+        Client(Identity.from_seed(seeded("mallory")), handlers={dcutr.PROTOCOL: never_answer}) as mallory,
+    ):
+        (address, *_) = await bob.listen(Level.LOW)
+        for _ in range(MAX_PUNCHING):
+            await mallory.connect(address)
+        await asked.wait()
+        assert (await alice.connect(address, level=Level.LOW)).relay is None
+
+
+async def test_where_a_peer_is_at_low_is_told_to_those_who_are_to_meet_it(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(1)
+    async with (
+        asyncio.timeout(60),
+        peer("alice", tmp_path, nodes) as alice,
+        peer("mallory", tmp_path, nodes) as mallory,
+        peer("bob", tmp_path, nodes, keep=1, meets=lambda who: who == alice.peer_id) as bob,
+    ):
+        (address, *_) = await bob.listen(Level.LOW)
+        refused = await mallory.connect(address, level=Level.LOW, relayed=True)
+        met = await alice.connect(address, level=Level.LOW, relayed=True)
+        assert (await alice.direct(met)).relay is None
+        await echoed(await refused.open(ECHO), 1000)  # by the relay it is served, if a handler will
+        assert bob._low is not None and not bob._low.client.direct_to(mallory.peer_id)
+        assert mallory._low is not None and not mallory._low.client.direct_to(bob.peer_id)
 
 
 async def test_nobody_is_dialled_who_is_not_known_as_a_relay(
@@ -175,20 +283,21 @@ async def test_nobody_is_dialled_who_is_not_known_as_a_relay(
         asyncio.timeout(60),
         peer("bob", tmp_path, nodes[1:], keep=1) as bob,
         peer("alice", tmp_path, nodes[:1]) as alice,
+        peer("carol", tmp_path, nodes[:1]) as carol,
     ):
         (address,) = await bob.listen(Level.HIGH)
         with pytest.raises(NoPath, match="nobody says where"):
             await alice.connect(bob.peer_id, level=Level.HIGH)
         # Named whole, the relay is alice's own choice.
         await echoed(await alice.open(address, ECHO, level=Level.HIGH))
-        for level in (Level.LOW, Level.MAXIMUM):
+        for caller, level in ((carol, Level.LOW), (alice, Level.MAXIMUM)):
             with pytest.raises(NoPath):
-                await alice.connect(address, level=level)
-        await echoed(await alice.open(address, ECHO, level=Level.LOW, relayed=True), 1000)
+                await caller.connect(address, level=level)
+        await echoed(await carol.open(address, ECHO, level=Level.LOW, relayed=True), 1000)
         node = nodes[0].ready["addresses"][0]
         with pytest.raises(NoPath, match="level high"):
             await alice.connect(node, level=Level.HIGH)
-        assert (await alice.connect(node, level=Level.LOW)).relay is None
+        assert (await carol.connect(node, level=Level.LOW)).relay is None
 
 
 async def test_who_is_called_does_not_have_the_caller_connect_to_it(
@@ -317,8 +426,8 @@ async def test_through_relays_in_a_row_nobody_knows_both_ends(
         assert len({relay for relay, _ in chain}) == hops and bob.reachable is not None
         assert chain[0][0] in bob.reachable.relays
         await echoed(await connection.open(ECHO))
-        # What they passed on shows in the metrics of those relays that extended, and of no other.
-        assert await asyncio.to_thread(extending, ports, hops - 1) == hops - 1
+        # What they passed on shows in their metrics; others may have led on to who was asked where bob is.
+        assert await asyncio.to_thread(extending, ports, hops - 1) >= hops - 1
         # To the last relay and to bob alice is one new peer, to those before another, to nobody herself.
         assert seen == [chain[0][1]] and chain[0][1] != chain[1][1]
         assert alice.peer_id not in {who for _, who in chain}
@@ -410,6 +519,65 @@ async def test_a_relay_does_not_see_how_long_a_padded_message_is(
         monkeypatch.undo()
         # Flow control, half-close and ends are as on any stream.
         await echoed(await alice.open(address, ECHO, level=Level.HIGH, padded=True), 3_000_000)
+
+
+async def test_a_peer_that_pads_pads_all_that_it_opens(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(3)
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1, padded=True) as bob,
+        peer("alice", tmp_path, nodes, padded=True) as alice,
+    ):
+        await bob.listen(Level.HIGH)
+        for hops in (1, 2):
+            connection = await alice.connect(bob.peer_id, level=Level.HIGH, hops=hops)
+            stream = await connection.open(ECHO)
+            assert isinstance(stream, PaddedStream)
+            await echoed(stream, 1000)
+            assert await connection.ping() > 0 and set(connection._ping_streams) == {True}
+
+
+async def test_a_padded_stream_whose_finish_was_given_up_can_still_be_finished(
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+) -> None:
+    nodes = relays(1)
+    reads = asyncio.Event()
+    totals: list[int] = []
+
+    async def later(_: PeerConnection, stream: PeerStream) -> None:
+        await reads.wait()
+        total = 0
+        while data := await stream.read():
+            total += len(data)
+        totals.append(total)
+        await stream.write(b"all")
+
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, nodes, keep=1) as bob,
+        peer("alice", tmp_path, nodes) as alice,
+    ):
+        bob._handlers = {ECHO: later}
+        (address,) = await bob.listen(Level.HIGH)
+        stream = await alice.open(address, ECHO, level=Level.HIGH, padded=True)
+        written = 0
+        with contextlib.suppress(TimeoutError):  # until the other's window is full
+            while True:
+                async with asyncio.timeout(0.3):
+                    await stream.write(bytes(10_000))
+                    written += 10_000
+        finishing = asyncio.ensure_future(stream.finish())
+        await asyncio.sleep(0)
+        finishing.cancel()
+        await asyncio.gather(finishing, return_exceptions=True)
+        reads.set()
+        await stream.finish()
+        assert await stream.read_exactly(3) == b"all"
+        assert totals == [written]
+        with pytest.raises(StreamError, match="was finished"):
+            await stream.write(b"more")
 
 
 async def test_padding_that_was_asked_for_is_never_left_out(
