@@ -14,12 +14,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from protocol import identify, ping
+from protocol.addresses import encode_tcp
+from protocol.proto import identify_pb2
+from protocol.wire import frame
 from tests.interop.peer import Peer as Other
+from tests.privacy.high_peer import CURIOUS, PRY
 from tests.privacy.packets import Packet, packets
 from tests.privacy.requirements import require
 from tests.support.lan import require_namespaces
@@ -181,6 +187,45 @@ def test_ours_is_dialled_and_not_seen(implementation: str, scene: Callable[[], A
     assert not here.told_on_wire("bob", by="alice")
     assert known["listen_addrs"], "alice knows by which ways bob says that he is reached"
     assert not here.names("bob", json.dumps([known, where]).encode())
+
+
+#: What a peer is asked who should answer no more than who it is: all by which libp2p tells where somebody is.
+ASKED = (identify.PROTOCOL, identify.PUSH_PROTOCOL, ping.PROTOCOL, *PRY)
+
+
+def asked(here: Scene, bob: Other, alice: str) -> tuple[set[str], bytes]:
+    """(the protocols that alice speaks with bob, all that she says by them).  He tells her where he is himself: she
+    is not to go there."""
+    lure = identify_pb2.Identify(listenAddrs=[encode_tcp(ip_address(here.lab.ip("bob")), 4001)])
+    data = {identify.PUSH_PROTOCOL: frame(lure.SerializeToString()), ping.PROTOCOL: bytes(32)}
+    spoken, said = set(), b""
+    for protocol in ASKED:
+        answer = bob.call("ask", peer=alice, protocol=protocol, data=data.get(protocol, b"").hex())
+        said += bytes.fromhex(answer["said"])
+        if answer["spoken"]:
+            spoken.add(protocol)
+    return spoken, said
+
+
+@pytest.mark.parametrize("planted", [False, True], ids=["clean", "planted"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_one_who_pries_is_told_nothing(
+    implementation: str, planted: bool, scene: Callable[[], Any], start_peer: StartPeer
+) -> None:
+    with scene() as here:
+        bob = start_peer(implementation, within=here.lab.command("bob", []))
+        bob.call("reserve", relay=here.relay)
+        alice = here.ours("alice", "identify" if planted else "", curious=planted)
+        alice.ask("dial", f"{here.relay}/p2p-circuit/p2p/{bob.peer_id}")
+        spoken, said = asked(here, bob, alice.peer_id)
+        alice.end()
+    if planted:
+        assert set(CURIOUS) < spoken and here.names("alice", said)
+        return
+    assert spoken == {identify.PROTOCOL, identify.PUSH_PROTOCOL, ping.PROTOCOL}
+    assert len(said) > 100 and not here.names("alice", said)
+    assert here.strays("alice") == []
+    assert not here.told_on_wire("alice", by="bob")
 
 
 #: Told to the other end, sealed; the others are packets of their own.

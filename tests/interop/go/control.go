@@ -29,6 +29,10 @@ type command struct {
 	Quiet float64 `json:"quiet"`
 	As    int     `json:"as"`
 
+	// Of ask.
+	Protocol string `json:"protocol"`
+	Data     string `json:"data"`
+
 	// Of the DHT.
 	Prefix string   `json:"prefix"`
 	Server bool     `json:"server"`

@@ -4,7 +4,9 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -68,6 +70,7 @@ func (p *interopPeer) commands() map[string]handler {
 		"listen":          p.listen,
 		"identify":        p.identify,
 		"punching":        p.punching,
+		"ask":             p.ask,
 		"hop_raw":         p.hopRaw,
 		"raw_push":        p.rawPush,
 		"raw_close":       p.rawClose,
@@ -208,6 +211,30 @@ func (p *interopPeer) onStream(id protocol.ID, use func(network.Stream, command)
 		}
 		return result, nil
 	}
+}
+
+// ask says something by any protocol, and tells what the other end says to it before it ends the stream.
+func (p *interopPeer) ask(c command) (fields, error) {
+	data, err := hex.DecodeString(c.Data)
+	if err != nil {
+		return nil, err
+	}
+	said := []byte{}
+	use := func(s network.Stream, _ command) (fields, error) {
+		if _, err := s.Write(data); err != nil {
+			return nil, err
+		}
+		if err := s.CloseWrite(); err != nil {
+			return nil, err
+		}
+		said, err = io.ReadAll(s)
+		return nil, err
+	}
+	_, err = p.onStream(protocol.ID(c.Protocol), use)(c)
+	if err != nil && strings.Contains(err.Error(), "protocols not supported") {
+		return fields{"spoken": false, "said": ""}, nil
+	}
+	return fields{"spoken": true, "said": hex.EncodeToString(said)}, err
 }
 
 func (p *interopPeer) disconnect(c command) (fields, error) {

@@ -16,7 +16,7 @@ import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { describe, emit, serveCommands } from './control.mjs'
-import { echoHalfClose, flood, HALF_CLOSE, LISTENERS, pull, PULL, push, PUSH, stall, STALL } from './traffic.mjs'
+import { ask, echoHalfClose, flood, HALF_CLOSE, LISTENERS, pull, PULL, push, PUSH, stall, STALL } from './traffic.mjs'
 import { dhtCommands } from './dht.mjs'
 import { HopMessage } from './hop-message.mjs'
 import { mdnsCommands } from './mdns.mjs'
@@ -178,6 +178,18 @@ const commands = {
   echo_half_close: async ({ peer, ...fields }) => echoHalfClose(await streamTo(peer, HALF_CLOSE), fields),
   flood: async ({ peer }) => flood(await streamTo(peer, PUSH)),
   stall: async ({ peer, ...fields }) => stall(await streamTo(peer, STALL), fields),
+  async ask ({ peer, protocol, data }) {
+    let stream
+    try {
+      stream = await streamTo(peer, protocol)
+    } catch (error) {
+      if (error.name === 'UnsupportedProtocolError') {
+        return { spoken: false, said: '' }
+      }
+      throw error
+    }
+    return { spoken: true, said: await ask(stream, Buffer.from(data, 'hex')) }
+  },
   async disconnect ({ peer }) {
     await node.hangUp(peerIdFromString(peer))
     return {}

@@ -182,6 +182,16 @@ export const LISTENERS = {
 
 // --- dialer side ---------------------------------------------------------------------------------------------------
 
+/** Says `data` by any protocol; what the other end says to it before it ends the stream, in hex. */
+export async function ask (stream, data) {
+  const said = collect(stream)
+  if (data.length > 0) {
+    await write(stream, data)
+  }
+  await stream.close()
+  return (await said).toString('hex')
+}
+
 export async function push (stream, { bytes, seed = 0 }) {
   const started = performance.now()
   const answer = collect(stream)

@@ -30,6 +30,7 @@ from libp2p.connection_types import ConnectionType
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
+from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import ID as PING_ID
 from libp2p.host.ping import perform_ping_roundtrip
 from libp2p.identity.identify.identify import ID as IDENTIFY_ID
@@ -37,6 +38,7 @@ from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.network.config import ConnectionConfig
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo, info_from_p2p_addr
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.rcmgr.manager import ResourceLimits, new_resource_manager
 from libp2p.relay.circuit_v2.config import RelayConfig, RelayRole
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage
@@ -48,7 +50,7 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.varint import decode_varint_with_size, read_length_prefixed_protobuf
 from multiaddr import Multiaddr
-from traffic import HALF_CLOSE, LISTENERS, PULL, PUSH, STALL, echo_half_close, flood, pull, push, stall
+from traffic import HALF_CLOSE, LISTENERS, PULL, PUSH, STALL, ask, echo_half_close, flood, pull, push, stall
 
 CIRCUIT = "/p2p-circuit"
 STATUS_OK = 100
@@ -122,6 +124,7 @@ class Peer:
             "send": self.send,
             "fetch": self.fetch,
             "echo_half_close": self.echo_half_close,
+            "ask": self.ask,
             "flood": self.flood,
             "stall": self.stall,
             "disconnect": self.disconnect,
@@ -190,6 +193,15 @@ class Peer:
 
     async def echo_half_close(self, peer: str, bytes: int) -> dict[str, Any]:
         return await echo_half_close(await self._stream(peer, HALF_CLOSE), bytes)
+
+    async def ask(self, peer: str, protocol: str, data: str) -> dict[str, Any]:
+        try:
+            stream = await self._stream(peer, TProtocol(protocol))
+        except StreamFailure as error:
+            if isinstance(error.__cause__, MultiselectClientError):
+                return {"spoken": False, "said": ""}
+            raise
+        return {"spoken": True, "said": await ask(stream, bytes.fromhex(data))}
 
     async def flood(self, peer: str) -> dict[str, Any]:
         return await flood(await self._stream(peer, PUSH))

@@ -198,6 +198,16 @@ async def echo_half_close(stream: INetStream, count: int) -> dict[str, Any]:
     return {"equal": equal}
 
 
+async def ask(stream: INetStream, data: bytes) -> str:
+    """Say `data` by any protocol; what the other end says to it before it ends the stream, in hex."""
+    if data:
+        await stream.write(data)
+    await _half_close(stream)
+    said = await _collect(stream)
+    await stream.close()
+    return said.hex()
+
+
 async def flood(stream: INetStream) -> dict[str, Any]:
     """Write until the stream or its connection ends; the error is the result, not a failure."""
     source = ByteSource("flood")

@@ -127,6 +127,11 @@ impl Peer {
             "echo_half_close" => self.on_stream(command, traffic::HALF_CLOSE, async |stream, command| {
                 traffic::echo_half_close(stream, command.number("bytes")).await
             })?,
+            "ask" => {
+                let protocol = StreamProtocol::try_from_owned(command.text("protocol")?.to_owned())?;
+                let data = hex::decode(command.text("data")?)?;
+                self.on_stream(command, protocol, async move |stream, _| traffic::ask(stream, &data).await)?;
+            }
             "flood" => self.on_stream(command, traffic::PUSH, async |stream, _| traffic::flood(stream).await)?,
             "stall" => self.on_stream(command, traffic::STALL, async |stream, command| {
                 let quiet = Duration::from_secs_f64(command.seconds("quiet").unwrap_or(2.0));
@@ -180,6 +185,9 @@ impl Peer {
             let id = command.id.clone();
             let outcome = match control.open_stream(peer, protocol).await {
                 Ok(stream) => using(stream, command).await,
+                Err(libp2p_stream::OpenStreamError::UnsupportedProtocol(_)) if command.name == "ask" => {
+                    Ok(json!({ "spoken": false, "said": "" }))
+                }
                 Err(error) => Err(error.into()),
             };
             answer(&id, outcome);

@@ -160,6 +160,15 @@ pub async fn echo_half_close(mut stream: Stream, count: u64) -> Outcome {
     Ok(json!({ "equal": sent == echoed }))
 }
 
+/// Says `data` by any protocol, and tells what the other end says to it before it ends the stream.
+pub async fn ask(mut stream: Stream, data: &[u8]) -> Outcome {
+    stream.write_all(data).await?;
+    stream.close().await?;
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).await?;
+    Ok(json!({ "spoken": true, "said": hex::encode(said) }))
+}
+
 /// Writes until the stream or its connection ends; the error is the result, not a failure.
 pub async fn flood(mut stream: Stream) -> Outcome {
     let mut source = ByteSource::new(1);
