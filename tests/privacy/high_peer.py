@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ CURIOUS = (DCUTR, DIAL_REQUEST, KAD)
 #: What a peer asks of another who should tell nothing.
 PRY = (*CURIOUS, "/libp2p/autonat/1.0.0", "/libp2p/autonat/2/dial-back", "/ipfs/kad/1.0.0",
        "/libp2p/circuit/relay/0.2.0/hop", "/descord/whereabouts/1.0.0", "/descord/extend/1.0.0")  # fmt: skip
+
+_next_event = Connection.next_event
 
 #: Connections on which others' streams came.
 others: list[PeerConnection] = []
@@ -90,18 +93,23 @@ def told(leak: str, identity: Identity, address: bytes) -> tuple[str, bytes] | N
     return None
 
 
-def record(path: Path) -> None:
+@contextlib.contextmanager
+def recorded(path: Path) -> Iterator[None]:
     """Every byte of every stream that any connection of this process decrypts, to ``path``."""
-    file = path.open("wb", buffering=0)
-    original = Connection.next_event
+    before = Connection.next_event
+    with path.open("wb", buffering=0) as file:
 
-    def next_event(self: Connection) -> Any:
-        event = original(self)
-        if isinstance(event, DataReceived):
-            file.write(bytes(event.data))
-        return event
+        def next_event(self: Connection) -> Any:
+            event = _next_event(self)
+            if isinstance(event, DataReceived):
+                file.write(bytes(event.data))
+            return event
 
-    Connection.next_event = next_event  # type: ignore[method-assign]
+        Connection.next_event = next_event  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Connection.next_event = before  # type: ignore[method-assign]
 
 
 def plant(leak: str, own: str, other: str, peer: Peer) -> None:
@@ -119,7 +127,6 @@ def plant(leak: str, own: str, other: str, peer: Peer) -> None:
 
 async def run(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.folder)
-    record(folder / "decrypted")
     environment = {
         "DESCORD_RELAY_PUBLIC_RELAYS": arguments.relay,
         "XDG_CONFIG_HOME": str(folder),
@@ -177,7 +184,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--leak", default="")
     parser.add_argument("--curious", action="store_true")
-    asyncio.run(run(parser.parse_args()))
+    arguments = parser.parse_args()
+    with recorded(Path(arguments.folder) / "decrypted"):
+        asyncio.run(run(arguments))
 
 
 if __name__ == "__main__":

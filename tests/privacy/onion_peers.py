@@ -1,6 +1,8 @@
 """Run by test_maximum.py in a network namespace: a private Tor network, and peers that talk by it alone.
 
-Writes what it found as a line of JSON.  The capture runs from when Tor is ready to when the last peer has gone.
+Writes what it found as a line of JSON.  The capture runs from when Tor is ready to when the last peer has gone; what
+both peers decrypted is beside it.  Each leak of TOLD is planted between two of the meetings, and what was decrypted
+then is kept apart.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +27,37 @@ from actors.ports.client import Client, ClientError, PeerConnection, PeerStream,
 from actors.ports.diallers import TorDialler
 from actors.ports.peer import NoPath, Peer, PeerPolicy
 from actors.private_node import NoNode
+from protocol.addresses import encode_tcp
 from protocol.identity import Identity
 from protocol.privacy_messages import Level
+from protocol.wire import frame
+from tests.privacy.high_peer import CURIOUS, pry, recorded, take, told
 from tests.support.peers import seeded
 from tests.support.private_tor import Node, PrivateTorNetwork
 
 ECHO = "/test/echo/1.0.0"
 TIMES = 6
 
+#: Where this host would be in the world: the namespace's loopback interface has this address too.
+HOST = "198.51.100.7"
+
+#: Leaks that are told to the other end.  The last is what the other end of Tor's circuit looks like to its host.
+TOLD = ("identify", "push", "signed record", "dcutr", "autonat", "dht", "observed")
+
 #: Before which of them the Tor that hosts the onion is killed and started again.
 RESTARTED = 4
 
 
-async def converse(network: PrivateTorNetwork) -> dict[str, Any]:
+async def converse(network: PrivateTorNetwork, folder: Path) -> dict[str, Any]:
     seen: list[str] = []
     observed: list[str] = []
+    spoken: list[str] = []
 
     async def echo(connection: PeerConnection, stream: PeerStream) -> None:
         seen.append(str(connection.peer))
         observed.append((await connection.identify()).observed_addr.hex())
+        if len(seen) == 1:
+            spoken.extend(await pry(connection))
         while data := await stream.read():
             await stream.write(data)
 
@@ -50,14 +65,19 @@ async def converse(network: PrivateTorNetwork) -> dict[str, Any]:
     at_dialler = PeerPolicy(tor_socks=f"127.0.0.1:{dialling.socks_port}")
     at_host = PeerPolicy(tor_socks=f"127.0.0.1:{hosting.socks_port}", tor_control=f"127.0.0.1:{hosting.control_port}")
     alice = Identity.from_seed(seeded("alice"))
+    served = {ECHO: echo, **dict.fromkeys(CURIOUS, take)}
     found: dict[str, Any] = {"alice": str(alice.peer_id), "seconds": []}
-    async with Peer(Identity.from_seed(seeded("bob")), NoNode(), handlers={ECHO: echo}, policy=at_host) as bob:
+    async with Peer(Identity.from_seed(seeded("bob")), NoNode(), handlers=served, policy=at_host) as bob:
         (onion,) = await bob.listen(Level.MAXIMUM)
         found |= {"bob": str(bob.peer_id), "onion_peer": str(bob.onion_peer), "onion": onion.partition("/p2p/")[0]}
         assert bob._onion is not None
         found["listener"] = bob._onion._servers[0].sockets[0].getsockname()[1]
         data = bytes(range(250)) * 4000
         for number in range(TIMES):
+            if number == TIMES - 1:
+                for leak in TOLD:
+                    with recorded(folder / f"{leak}.told"):
+                        await tell(leak, alice, at_dialler, bob, onion)
             if number == RESTARTED:
                 assert hosting.proc is not None
                 hosting.proc.kill()
@@ -87,7 +107,29 @@ async def converse(network: PrivateTorNetwork) -> dict[str, Any]:
     async with Peer(Identity.from_seed(seeded("bob")), NoNode(), policy=at_host) as again:
         (same,) = await again.listen(Level.MAXIMUM, key=bob.onion_key)
         found["same"] = same == onion
-    return found | {"seen": seen, "observed": sorted(set(observed))}
+    return found | {"seen": seen, "observed": sorted(set(observed)), "spoken": spoken}
+
+
+async def tell(leak: str, identity: Identity, policy: PeerPolicy, bob: Peer, onion: str) -> None:
+    """A meeting in which one of the two says where it is."""
+    address = encode_tcp(ip_address(HOST), 4001)
+    async with Peer(identity, NoNode(), policy=policy) as peer:
+        assert bob._onion is not None
+        bob._onion.observes = leak == "observed"
+        connection = await peer.connect(onion, level=Level.MAXIMUM)
+        if leak == "identify":
+            (context,) = peer._contexts.values()
+            context.announce([address])
+        await connection.identify()
+        if (leaking := told(leak, identity, address)) is not None:
+            protocol, message = leaking
+            by = await connection.open(protocol)
+            await by.write(frame(message))
+            await by.finish()
+        stream = await connection.open(ECHO)  # bob asks who is there before he answers
+        await stream.write(b"and you?")
+        await stream.read_exactly(8)
+        bob._onion.observes = False
 
 
 def bootstrapped(network: PrivateTorNetwork, node: Node) -> None:
@@ -168,8 +210,8 @@ def main() -> int:
         for dialler in (DiallingDirectly, LookingUpNames):
             with captured(folder / f"{dialler.__name__}.pcap"):
                 asyncio.run(leak(dialler, network))
-        with captured(folder / "all.pcap"):
-            found = asyncio.run(converse(network))
+        with captured(folder / "all.pcap"), recorded(folder / "decrypted"):
+            found = asyncio.run(converse(network, folder))
         ports = [port for node in network.nodes
                  for port in (node.control_port, node.or_port, node.dir_port, node.socks_port) if port]  # fmt: skip
     print(json.dumps({**found, "tor_ports": ports}))

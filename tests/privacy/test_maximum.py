@@ -8,16 +8,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-from tests.privacy.onion_peers import TIMES
+from tests.privacy.onion_peers import HOST, TIMES, TOLD
 from tests.privacy.packets import Packet, packets
 from tests.privacy.requirements import require
 from tests.support.lan import require_namespaces
 
 REPOSITORY = Path(__file__).parents[2]
+
+#: Connections that bob has taken: those of TIMES, and one for each leak that was planted.
+MEETINGS = TIMES + len(TOLD)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, o
     subprocess.run(["ip", "netns", "add", namespace], check=True)
     try:
         subprocess.run(["ip", "-n", namespace, "link", "set", "lo", "up"], check=True)
+        subprocess.run(["ip", "-n", namespace, "addr", "add", f"{HOST}/32", "dev", "lo"], check=True)
         done = subprocess.run(
             ["ip", "netns", "exec", namespace, sys.executable, "-m", "tests.privacy.onion_peers", str(folder)],
             cwd=REPOSITORY,
@@ -52,7 +57,7 @@ def test_a_stream_by_onion(said: tuple[dict[str, object], Path]) -> None:
 def test_each_context_is_another_peer(said: tuple[dict[str, object], Path]) -> None:
     found, _ = said
     seen = found["seen"]
-    assert isinstance(seen, list) and len(seen) == len(set(seen)) == TIMES
+    assert isinstance(seen, list) and len(seen) == len(set(seen)) == MEETINGS
     assert not {found["alice"], found["bob"]} & {*seen, found["onion_peer"]}
 
 
@@ -60,6 +65,25 @@ def test_identify_tells_the_onion_and_observes_nothing(said: tuple[dict[str, obj
     found, _ = said
     assert found["observed"] == [""]
     assert found["listening"] == [found["onion"]]
+
+
+def tells(decrypted: bytes) -> bool:
+    """Whether it says where the host is, in text or in a binary multiaddr, or that Tor came from its loopback."""
+    addresses = (HOST, "127.0.0.1")
+    return any(one.encode() in decrypted or b"\x04" + ip_address(one).packed in decrypted for one in addresses)
+
+
+def test_nothing_that_was_decrypted_says_where_anybody_is(said: tuple[dict[str, object], Path]) -> None:
+    found, folder = said
+    decrypted = (folder / "decrypted").read_bytes()
+    assert len(decrypted) > 2_000_000 and not tells(decrypted)
+    assert found["spoken"] == [], "who pries is answered nothing"
+
+
+@pytest.mark.parametrize("leak", TOLD)
+def test_a_leak_that_is_told_is_seen(leak: str, said: tuple[dict[str, object], Path]) -> None:
+    _, folder = said
+    assert tells((folder / f"{leak}.told").read_bytes())
 
 
 def leaks(pcap: Path, tor_ports: object) -> list[Packet]:
@@ -74,7 +98,7 @@ def test_no_packet_goes_anywhere_but_to_tor(said: tuple[dict[str, object], Path]
     assert len(seen) > 1000 and len([one for one in seen if one.opens]) >= 5, "the capture has the traffic"
     strays = leaks(folder / "all.pcap", found["tor_ports"])
     # Tor passes each caller on to bob's port, once; more would be somebody who went there without Tor.
-    assert [one.destination_port for one in strays if one.opens] == [found["listener"]] * TIMES
+    assert [one.destination_port for one in strays if one.opens] == [found["listener"]] * MEETINGS
     assert [one for one in strays if not one.opens] == []
 
 
@@ -90,7 +114,7 @@ def test_an_onion_outlives_its_tor_and_its_process(said: tuple[dict[str, object]
     found, _ = said
     assert found["same"] is True, "the same key is the same address, and who is met there"
     seen = found["seen"]
-    assert isinstance(seen, list) and len(seen) == TIMES, "it was reached again after Tor had been killed"
+    assert isinstance(seen, list) and len(seen) == MEETINGS, "it was reached again after Tor had been killed"
 
 
 def test_tor_killed_in_mid_stream_is_an_error_and_no_packet(said: tuple[dict[str, object], Path]) -> None:
