@@ -116,7 +116,13 @@ async def tell(leak: str, identity: Identity, policy: PeerPolicy, bob: Peer, oni
     async with Peer(identity, NoNode(), policy=policy) as peer:
         assert bob._onion is not None
         bob._onion.observes = leak == "observed"
-        connection = await peer.connect(onion, level=Level.MAXIMUM)
+        async with asyncio.timeout(120):
+            while True:
+                try:
+                    connection = await peer.connect(onion, level=Level.MAXIMUM)
+                    break
+                except NoPath:
+                    continue  # its Tor was started again not long ago
         if leak == "identify":
             (context,) = peer._contexts.values()
             context.announce([address])
