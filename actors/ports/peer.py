@@ -17,10 +17,9 @@ so that what is open at one is never used at another:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Final
 
@@ -32,10 +31,11 @@ from actors.ports.connections import ClientError, DialError, PeerConnection, Pee
 from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
 from actors.ports.host import random_bytes
 from actors.ports.low_side import LowSide
-from actors.ports.peer_terms import NoPath, PeerPolicy, Router, Target
+from actors.ports.onion_side import OnionSide
+from actors.ports.peer_terms import NoPath, PeerPolicy, Router, Target, name_of, way_of
 from actors.ports.reachable import Reachable
 from actors.ports.resolver import Resolver
-from actors.ports.tor import ONION_PORT, TorControl
+from actors.ports.tor import TorControl
 from actors.ports.whereabouts_client import ask_whereabouts
 from protocol.discovery_messages import Observed
 from protocol.identity import Identity, PeerId
@@ -50,10 +50,6 @@ RELAY_SEARCH: Final = 10.0
 
 #: Ways to a peer that are tried, each for path_timeout.
 MAX_PATHS: Final = 6
-
-#: Seconds until an onion that was lost with its Tor is made again: first, and at most.
-ONION_AGAIN: Final = 1.0
-MOST_ONION_DELAY: Final = 60.0
 
 #: Relays of which two are drawn to ask from afar.
 CHOICE: Final = 8
@@ -94,7 +90,7 @@ class Peer:
         self._contexts: dict[PeerId, Client] = {}
         #: At HIGH through several relays: by whom is dialled, and how many there are.
         self._chains: dict[tuple[PeerId, int], Client] = {}
-        self._onion: Client | None = None
+        self._onion: OnionSide | None = None
         self._tor = TorControl(self.policy.tor_control)
         self._reachable: Reachable | None = None
         self._dialling: dict[tuple[Level, Target, bool, int], asyncio.Task[PeerConnection]] = {}
@@ -184,7 +180,7 @@ class Peer:
 
         LOW: through relays, from which each who connects is led on to a direct connection where NATs let it.
         HIGH: through relays, which are replaced when they fail.  MAXIMUM: at an onion of Tor's; ``key``: of a former
-        one (:attr:`onion_key`), b"": a new one.  NoPath, ClientError."""
+        one (:attr:`onion_key`), "": a new one.  NoPath, ClientError."""
         self._be_known(level)
         match level:
             case Level.HIGH:
@@ -194,7 +190,10 @@ class Peer:
                     )
                 await self._reachable.begin()
             case Level.MAXIMUM:
-                await self._listen_at_onion(key)
+                if self._onion is None:
+                    onion = OnionSide(self._tor, lambda who: self._client(who, TorDialler(self.policy.tor_socks)))
+                    await onion.begin(key)
+                    self._onion = onion
             case Level.LOW:
                 await self._low_side().reachable.begin()
         return self.addresses
@@ -215,8 +214,8 @@ class Peer:
         """Multiaddrs at which others reach this peer."""
         by_relays = (self._reachable, None if self._low is None else self._low.reachable)
         found = [address for one in by_relays if one is not None for address in one.addresses]
-        if self._onion is not None and self._onion_name:
-            found.append(f"/onion3/{self._onion_name}:{ONION_PORT}/p2p/{self.onion_peer}")
+        if self._onion is not None:
+            found.append(self._onion.address)
         return tuple(found)
 
     @property
@@ -224,11 +223,15 @@ class Peer:
         """How it is reached at HIGH; None: it is not."""
         return self._reachable
 
-    _onion_name = ""
-    #: The private keys of the onion and of who is met there: whoever has them has the address.
-    onion_key = ""
-    #: Who is met there: another peer id than elsewhere, so that the two are not told to be one.
-    onion_peer: PeerId | None = None
+    @property
+    def onion_key(self) -> str:
+        """The private keys of the onion and of who is met there: whoever has them has the address.  "": no onion."""
+        return "" if self._onion is None else self._onion.key
+
+    @property
+    def onion_peer(self) -> PeerId | None:
+        """Who is met there: another peer id than elsewhere, so that the two are not told to be one."""
+        return None if self._onion is None else self._onion.peer
 
     async def close(self) -> None:
         """Say good-bye and end."""
@@ -240,7 +243,9 @@ class Peer:
             await self._reachable.close()
         if self._low is not None:
             await self._low.close()
-        for client in (self._high, self._onion, *self._contexts.values(), *self._chains.values()):
+        if self._onion is not None:
+            await self._onion.close()
+        for client in (self._high, *self._contexts.values(), *self._chains.values()):
             if client is not None:
                 await client.close()
         await self._tor.close()
@@ -267,9 +272,9 @@ class Peer:
                     return await self._low_side().lead_on(connection)
                 return connection
             except TimeoutError:
-                failures.append(f"{_named(path)}: no answer within {self.policy.path_timeout:g} s")
+                failures.append(f"{name_of(path)}: no answer within {self.policy.path_timeout:g} s")
             except ClientError as error:
-                failures.append(f"{_named(path)}: {error}")
+                failures.append(f"{name_of(path)}: {error}")
         raise NoPath(f"no way to {target.peer} at the privacy level {level}: {'; '.join(failures[:4])}")
 
     async def _go(self, path: Path, target: PeerId, level: Level) -> PeerConnection:
@@ -320,7 +325,7 @@ class Peer:
         try:
             for address in first.addresses:
                 try:
-                    connection = await client.connect_through(_way(address, path.relays), target)
+                    connection = await client.connect_through(way_of(address, path.relays), target)
                 except DialError as error:
                     failure = error
                 else:
@@ -409,7 +414,7 @@ class Peer:
                     asyncio.timeout(self.policy.path_timeout),
                     self._context(dialler) as client,
                 ):
-                    connection = await client.through(_way(first.addresses[0], (first, guide)), known=True)
+                    connection = await client.through(way_of(first.addresses[0], (first, guide)), known=True)
                     return (await ask_whereabouts(connection, peer, time.time())).addresses
             except TimeoutError:
                 failures.append(f"{PeerId(guide.peer)}: no answer within {self.policy.path_timeout:g} s")
@@ -479,53 +484,6 @@ class Peer:
             bare=bare,
         )
 
-    async def _listen_at_onion(self, key: str) -> None:
-        """``key``: Tor's of the onion, a space, and the seed of who is met there: an address holds only with both."""
-        if self._onion is not None:
-            return
-        tor_key, _, seed = key.partition(" ")
-        identity = Identity.from_seed(bytes.fromhex(seed)) if seed else Identity.from_seed(made := random_bytes(32))
-        client = self._client(identity, TorDialler(self.policy.tor_socks))
-        try:
-            port = await client.listen_here()
-            name, tor_key = await self._tor.publish(port, tor_key)
-        except BaseException:
-            await client.close()
-            raise
-        self._onion, self._onion_name, self.onion_peer = client, name, identity.peer_id
-        self.onion_key = f"{tor_key} {seed or made.hex()}"
-        client.announce([Multiaddr(f"/onion3/{name}:{ONION_PORT}").to_bytes()])
-        self._follow(self._keep_onion(port, tor_key))
-
-    async def _keep_onion(self, port: int, key: str) -> None:
-        """An onion lives as long as the connection to Tor's control port: after a restart of Tor it is made again."""
-        delay = ONION_AGAIN
-        while True:
-            await self._tor.lost.wait()
-            try:
-                await self._tor.publish(port, key)
-            except ClientError as error:
-                log.warning("the onion is not reached: %s; trying again in %g s", error, delay)
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, MOST_ONION_DELAY)
-            else:
-                log.info("the onion is reached again")
-                delay = ONION_AGAIN
-
 
 def _fresh() -> Identity:
     return Identity.from_seed(random_bytes(32))
-
-
-def _way(address: bytes, relays: Sequence[RelayAt]) -> list[str]:
-    """As Client.through takes it; ``address``: where the first of them is dialled."""
-    first, *others = (str(PeerId(one.peer)) for one in relays)
-    return [f"{Multiaddr(address)}/p2p/{first}", *others]
-
-
-def _named(path: Path) -> str:
-    if path.relays:
-        return "through " + ", ".join(str(PeerId(relay.peer)) for relay in path.relays)
-    with contextlib.suppress(Exception):
-        return str(Multiaddr(path.address))
-    return "an address that is none"

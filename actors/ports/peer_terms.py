@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from actors.circuit_client import ClientPolicy
 from actors.ports.connections import AddressError, DialError
 from protocol.discovery_messages import Observed
 from protocol.identity import PeerId
-from protocol.privacy_messages import Level, PathsTold, RelaysChosen
+from protocol.privacy_messages import Level, Path, PathsTold, RelayAt, RelaysChosen
 
 
 class Router(Protocol):
@@ -80,3 +81,18 @@ class Target:
         """The relay that a caller has named, if it has."""
         found = re.search(r"/p2p/(\w+)/p2p-circuit$", str(Multiaddr(self.offered[0]))) if self.offered else None
         return None if found is None else PeerId.parse(found[1])
+
+
+def way_of(address: bytes, relays: Sequence[RelayAt]) -> list[str]:
+    """As Client.through takes it; ``address``: where the first of them is dialled."""
+    first, *others = (str(PeerId(one.peer)) for one in relays)
+    return [f"{Multiaddr(address)}/p2p/{first}", *others]
+
+
+def name_of(path: Path) -> str:
+    """For a person."""
+    if path.relays:
+        return "through " + ", ".join(str(PeerId(relay.peer)) for relay in path.relays)
+    with contextlib.suppress(Exception):
+        return str(Multiaddr(path.address))
+    return "an address that is none"

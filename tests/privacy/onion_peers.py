@@ -71,7 +71,7 @@ async def converse(network: PrivateTorNetwork, folder: Path) -> dict[str, Any]:
         (onion,) = await bob.listen(Level.MAXIMUM)
         found |= {"bob": str(bob.peer_id), "onion_peer": str(bob.onion_peer), "onion": onion.partition("/p2p/")[0]}
         assert bob._onion is not None
-        found["listener"] = bob._onion._servers[0].sockets[0].getsockname()[1]
+        found["listener"] = bob._onion.client._servers[0].sockets[0].getsockname()[1]
         data = bytes(range(250)) * 4000
         for number in range(TIMES):
             if number == TIMES - 1:
@@ -115,7 +115,7 @@ async def tell(leak: str, identity: Identity, policy: PeerPolicy, bob: Peer, oni
     address = encode_tcp(ip_address(HOST), 4001)
     async with Peer(identity, NoNode(), policy=policy) as peer:
         assert bob._onion is not None
-        bob._onion.observes = leak == "observed"
+        bob._onion.client.observes = leak == "observed"
         async with asyncio.timeout(120):
             while True:
                 try:
@@ -135,7 +135,7 @@ async def tell(leak: str, identity: Identity, policy: PeerPolicy, bob: Peer, oni
         stream = await connection.open(ECHO)  # bob asks who is there before he answers
         await stream.write(b"and you?")
         await stream.read_exactly(8)
-        bob._onion.observes = False
+        bob._onion.client.observes = False
 
 
 def bootstrapped(network: PrivateTorNetwork, node: Node) -> None:
