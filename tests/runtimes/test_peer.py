@@ -107,6 +107,17 @@ async def peer(
         yield await stack.enter_async_context(made)
 
 
+@asynccontextmanager
+async def pair(tmp_path: Path, relays: list[NodeProcess]) -> AsyncIterator[tuple[Peer, Peer]]:
+    """bob, who keeps one relay, and alice; within a minute."""
+    async with (
+        asyncio.timeout(60),
+        peer("bob", tmp_path, relays, keep=1) as bob,
+        peer("alice", tmp_path, relays) as alice,
+    ):
+        yield bob, alice
+
+
 async def echoed(stream: PeerStream, size: int = 1_000_000) -> None:
     data = hashlib.shake_128(b"privacy").digest(size)
 
@@ -140,11 +151,7 @@ async def test_low_goes_on_from_a_relay_to_a_direct_connection(
     relays: Callable[..., list[NodeProcess]], tmp_path: Path
 ) -> None:
     nodes = relays(1)
-    async with (
-        asyncio.timeout(60),
-        peer("bob", tmp_path, nodes, keep=1) as bob,
-        peer("alice", tmp_path, nodes) as alice,
-    ):
+    async with pair(tmp_path, nodes) as (bob, alice):
         (address, *_) = await bob.listen(Level.LOW)
         with pytest.raises(NoPath, match="known at the privacy level low"):
             await bob.listen(Level.HIGH)
@@ -218,11 +225,7 @@ async def test_a_connection_that_leads_to_a_direct_one_is_given_to_nobody(
         return await direct(self, relayed)
 
     monkeypatch.setattr(LowSide, "direct", later)
-    async with (
-        asyncio.timeout(60),
-        peer("bob", tmp_path, nodes, keep=1) as bob,
-        peer("alice", tmp_path, nodes) as alice,
-    ):
+    async with pair(tmp_path, nodes) as (bob, alice):
         (address, *_) = await bob.listen(Level.LOW)
         once = asyncio.ensure_future(alice.connect(address, level=Level.LOW))
         await leading.wait()
@@ -554,11 +557,7 @@ async def test_a_padded_stream_whose_finish_was_given_up_can_still_be_finished(
         totals.append(total)
         await stream.write(b"all")
 
-    async with (
-        asyncio.timeout(60),
-        peer("bob", tmp_path, nodes, keep=1) as bob,
-        peer("alice", tmp_path, nodes) as alice,
-    ):
+    async with pair(tmp_path, nodes) as (bob, alice):
         bob._handlers = {ECHO: later}
         (address,) = await bob.listen(Level.HIGH)
         stream = await alice.open(address, ECHO, level=Level.HIGH, padded=True)
