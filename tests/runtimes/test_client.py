@@ -312,7 +312,10 @@ async def test_one_that_was_reset_before_it_was_looked_at_leaves_nothing() -> No
     other = Identity.from_seed(seeded("other")).peer_id
     with socket.create_server(("127.0.0.1", 0)) as door:
         async with client() as alice:
-            for made in (lambda: Socket(alice, None, inbound=True), lambda: alice.taken(other, server=True)):
+            for made in (
+                lambda: Socket(alice, None, inbound=True),
+                lambda: alice.taken(lambda ip, port: (other, True)),
+            ):
                 with socket.create_connection(door.getsockname()) as dialler:
                     accepted, _ = door.accept()
                     dialler.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
