@@ -129,6 +129,12 @@ class CircuitClient:
             if stream.owner is not None and not stream.held:
                 stream.owner.writable()
 
+    def ask_for_sign(self, link: PeerLink, now: float) -> None:
+        """Have the other end say something: a yamux ping."""
+        self._now = now
+        if link.ready:
+            link.connection.session.ping(int(now) & 0xFFFFFFFF)
+
     def close(self, link: PeerLink, now: float) -> None:
         """Say good-bye and end the connection, with all that is within it."""
         self._now = now

@@ -134,6 +134,7 @@ def policy_of(settings: Settings, *, padded: bool = False) -> PeerPolicy:
     return PeerPolicy(
         relays=settings.relays_kept,
         path_timeout=settings.path_timeout,
+        next_path_after=settings.next_path_after,
         tor_socks=settings.tor_socks,
         tor_control=settings.tor_control,
         padded=padded,

@@ -168,6 +168,10 @@ class Lookup:
         self._in_flight -= 1
         self._failed_groups.update(candidate.groups)
 
+    def hurry(self, until: float) -> None:
+        """Be over then at the latest: something was found."""
+        self.deadline = min(self.deadline, until)
+
     def stop(self) -> None:
         """Enough was found."""
         self._stopped = True

@@ -25,6 +25,10 @@ from protocol.whereabouts_messages import WhereaboutsFound, WhereaboutsGiven, Wh
 #: Copies of a record after which no more are looked for: the latest of them counts.
 ENOUGH_COPIES: Final = 3
 
+#: Seconds that others have to tell of a later one when there is a copy: of the peers near a key some have always gone
+#: without a word, and whoever asks would wait for them.
+LATER: Final = 0.5
+
 
 class WhereaboutsWalks:
     """``kept``: records that are kept here for others.  ``sends``: what is to be sent, taken by the actor."""
@@ -66,8 +70,10 @@ class WhereaboutsWalks:
             nonlocal copies
             if answer.record is not None and take(answer.record.value, now):
                 copies += 1
-                if copies >= ENOUGH_COPIES and walk is not None:
-                    self._walks.stop(walk, now)
+                if walk is not None:
+                    walk.lookup.hurry(now + LATER)
+                    if copies >= ENOUGH_COPIES:
+                        self._walks.stop(walk, now)
 
         def done(over: Walk, now: float) -> None:
             if best is not None:
@@ -79,10 +85,11 @@ class WhereaboutsWalks:
             self._found(sought, b"", nobody)
 
         held = self._kept.find(key, now)
+        timeout = sought.timeout
         if held is not None and take(held[0], now):
-            copies += 1
+            copies, timeout = 1, min(timeout, LATER)
         request = KadMessage(MessageType.GET_VALUE, key)
-        walk = self._walks.start(request, now, done, answered=answered, timeout=sought.timeout)
+        walk = self._walks.start(request, now, done, answered=answered, timeout=timeout)
 
     def keep(self, given: WhereaboutsGiven, now: float) -> None:
         """Answered once, by WhereaboutsStored."""

@@ -104,6 +104,7 @@ class Settings:
     keepalive_timeout: float
     relays_kept: int
     path_timeout: float
+    next_path_after: float
     tor_socks: str
     tor_control: str
     handover_timeout: float

@@ -300,6 +300,11 @@ TABLE: Final[tuple[Row, ...]] = (
         "Time that `descord-relay forward`, `socks` and `ping --privacy` have for one way to a peer before the next is "
         "tried: a relay gives the target 15 s.",
         least=1, most=600),
+    Row("next_path_after", "float", "s", 1.0,
+        "Time without an answer after which the next way at the privacy level high, through another relay, is tried "
+        "beside it: a relay that vanished without a word would cost path_timeout. A relay halfway round the world "
+        "answers in less.",
+        least=0.1, most=600),
     Row("tor_socks", "str", "", "127.0.0.1:9050", "HOST:PORT of Tor's SOCKS port, for the privacy level maximum."),
     Row("tor_control", "str", "", "127.0.0.1:9051",
         "HOST:PORT of Tor's control port, for being reached at the privacy level maximum."),

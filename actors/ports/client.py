@@ -115,8 +115,8 @@ class Client:
             random_bytes,
             hop=_new_key if unlinked else None,
             handlers={protocol: partial(self._handle, handler) for protocol, handler in served.items()},
-            accepted=lambda link: accepted(self._connection(link)),
-            bare=bare and (lambda link, view: bare(self._connection(link), PeerStream(self, view))),
+            accepted=lambda link: accepted(self.connection_of(link)),
+            bare=bare and (lambda link, view: bare(self.connection_of(link), PeerStream(self, view))),
         )
         self._dialler: Dialler = dialler or TcpDialler(resolver)
         #: Whether peers are told where they are seen.  By Tor that would be this host's own loopback address.
@@ -155,6 +155,12 @@ class Client:
         """Whether ``peer`` is connected without a relay between, and so sees our IP."""
         return any(one.relay is None and not one.ended and one.link.peer == peer for one in self._connections.values())
 
+    def doubt(self, relay: PeerId, since: float) -> bool:
+        """Whether there is a direct connection to ``relay`` on which nothing came since (PeerConnection.doubt)."""
+        there = [one for one in self._connections.values() if one.relay is None and one.usable and one.peer == relay]
+        doubted = [one.doubt(since) for one in there]
+        return any(doubted)
+
     def open_to(self, peer: PeerId, *, relayed: bool) -> list[PeerConnection]:
         """Connections to ``peer`` on which streams can be opened; ``relayed``: those through a relay alone."""
         return [
@@ -185,7 +191,7 @@ class Client:
         return Crossed(self, awaited)
 
     def crossed(self, link: PeerLink) -> None:
-        self._connection(link).punched = True
+        self.connection_of(link).punched = True
 
     async def dial_at_once(self, addresses: Sequence[bytes], peer: PeerId, *, server: bool) -> PeerConnection:
         """``peer`` directly, at all of ``addresses`` (TCP over IP, binary) at the same time.  ``server``: it dials us
@@ -296,6 +302,7 @@ class Client:
             task = asyncio.get_running_loop().create_task(self._dial(address))
             self._dialling[key] = task
             task.add_done_callback(lambda _: self._dialling.pop(key, None))
+            task.add_done_callback(_seen)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -320,6 +327,17 @@ class Client:
     def reservation_changed(self) -> None:
         addresses = [*self._announced, *(address for one in self._reservations for address in one.reached_at)]
         self.core.served.addresses = tuple(dict.fromkeys(addresses))
+
+    def connection_of(self, link: PeerLink) -> PeerConnection:
+        """The one of ``link``."""
+        connection = self._connections.get(link)
+        if connection is None:
+            connection = PeerConnection(self, link)
+            if not link.ended:
+                self._connections[link] = connection
+        for other in [other for other in self._connections if other.ended]:
+            del self._connections[other]
+        return connection
 
     def socket_opened(self, opened: Socket) -> None:
         self._sockets.add(opened)
@@ -351,7 +369,7 @@ class Client:
         made = await self._dialler.open(address, lambda: Socket(self, expected, inbound=server))
         if made.link is None:
             raise DialError("connection reset by peer")
-        connection = self._connection(made.link)
+        connection = self.connection_of(made.link)
         await connection.wait_ready()
         return connection
 
@@ -374,10 +392,15 @@ class Client:
 
         ask(answer, now=self.now())
         self.turn()
-        result = await answered
+        try:
+            result = await answered
+        except asyncio.CancelledError:
+            if answered.done() and not answered.cancelled() and isinstance(late := answered.result(), PeerLink):
+                self._close_link(late)
+            raise
         if isinstance(result, Refusal):
             raise RelayRefused(otherwise, result)
-        connection = self._connection(result)
+        connection = self.connection_of(result)
         await connection.wait_ready()
         return connection
 
@@ -388,7 +411,7 @@ class Client:
 
         async def run() -> None:
             try:
-                await handler(self._connection(link), stream)
+                await handler(self.connection_of(link), stream)
                 await stream.finish()
                 stream.abandon()
             except asyncio.CancelledError:
@@ -404,16 +427,6 @@ class Client:
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)
 
-    def _connection(self, link: PeerLink) -> PeerConnection:
-        connection = self._connections.get(link)
-        if connection is None:
-            connection = PeerConnection(self, link)
-            if not link.ended:
-                self._connections[link] = connection
-        for other in [other for other in self._connections if other.ended]:
-            del self._connections[other]
-        return connection
-
     def _close_link(self, link: PeerLink) -> None:
         self.core.close(link, self.now())
         self.turn()
@@ -426,6 +439,12 @@ class Client:
 
 def _new_key() -> StaticKey:
     return StaticKey(Identity.from_seed(random_bytes(32)), random_bytes(32))
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Its failure is known, though nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _resolve(future: asyncio.Future[Any], answer: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -158,6 +159,8 @@ class PeerConnection:
         #: By whether it is padded.
         self._ping_streams: dict[bool, PeerStream] = {}
         self._pinging = asyncio.Lock()
+        #: Nothing came here since, at the time of the client's clock.
+        self._doubted = -math.inf
         #: Whether it is direct because both ends dialled at the same time (actors/ports/hole_punch.py).
         self.punched = False
         link.changed = self._changed
@@ -187,12 +190,29 @@ class PeerConnection:
     @property
     def usable(self) -> bool:
         """Whether streams can be opened."""
-        return self.link.ready
+        return self.link.ready and self.link.connection.last_received > self._doubted
 
     @property
     def ended(self) -> str:
         """Why it is over; "" while it is not."""
         return self.link.ended
+
+    def now(self) -> float:
+        """The time of the client's clock, seconds."""
+        return self._client.now()
+
+    def doubt(self, since: float) -> bool:
+        """Whether nothing has come since a time of the client's clock, though something was asked.  Then no new stream
+        is to be opened here until something comes (:attr:`usable`); the peer is asked for a sign, and so is the relay,
+        if nothing came from it either.  What is open stays so: keep-alive is to end it."""
+        if self.link.ended or self.link.connection.last_received > since:
+            return False
+        self._doubted = since
+        self._client.core.ask_for_sign(self.link, self._client.now())
+        if self.link.relay is not None:
+            self._client.connection_of(self.link.relay).doubt(since)
+        self._client.turn()
+        return True
 
     async def open(self, *protocols: str, padded: bool | None = None) -> PeerStream:
         """A stream for the first of ``protocols`` that the peer speaks.  ``padded``: in frames of a few sizes
@@ -216,7 +236,12 @@ class PeerConnection:
 
         self._client.core.open(self.link, protocols, succeed, fail, self._client.now())
         self._client.turn()
-        return await opened
+        try:
+            return await opened
+        except asyncio.CancelledError:
+            if opened.done() and not opened.cancelled() and opened.exception() is None:
+                opened.result().reset()  # it came at the same moment
+            raise
 
     def open_bare(self) -> PeerStream:
         """A stream on which the caller agrees on a protocol itself.  StreamError."""

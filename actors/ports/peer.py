@@ -18,17 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
 from multiaddr import Multiaddr
 
-from actors.dial_policy import network_of
+from actors.ports.attempts import AllFailed, Attempt, GiveWay, Late, first_answer, in_a_while
 from actors.ports.client import Client, Handler
 from actors.ports.connections import ClientError, DialError, PeerConnection, PeerStream
 from actors.ports.diallers import LevelRefused, RelayDialler, TcpDialler, TorDialler
+from actors.ports.guides import RELAY_SEARCH, Guides
 from actors.ports.host import random_bytes
 from actors.ports.low_side import LowSide
 from actors.ports.onion_side import OnionSide
@@ -36,7 +37,6 @@ from actors.ports.peer_terms import NoPath, PeerPolicy, Router, Target, name_of,
 from actors.ports.reachable import Reachable
 from actors.ports.resolver import Resolver
 from actors.ports.tor import TorControl
-from actors.ports.whereabouts_client import ask_whereabouts
 from protocol.discovery_messages import Observed
 from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level, Path, RelayAt
@@ -45,17 +45,11 @@ __all__ = ["NoPath", "Peer", "PeerPolicy", "Router", "Target"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds in which the settings' and the network's relays are looked for.
-RELAY_SEARCH: Final = 10.0
-
 #: Ways to a peer that are tried, each for path_timeout.
 MAX_PATHS: Final = 6
 
-#: Relays of which two are drawn to ask from afar.
-CHOICE: Final = 8
-
-#: Relays that are asked where a peer is reached, one after the other.
-GUIDES: Final = 3
+#: Connections on which a stream is asked for, while those before are silent.
+MAX_CONNECTIONS: Final = 3
 
 
 class Peer:
@@ -86,6 +80,16 @@ class Peer:
         self._low: LowSide | None = None
         self._high: Client | None = None
         self._relays = RelayDialler(resolver())
+        self._late = Late()
+        self._guides = Guides(
+            router,
+            self.policy,
+            self.relay,
+            lambda: RelayDialler(resolver()),
+            self._context,
+            self._client_high,
+            self._late,
+        )
         #: At MAXIMUM: by whom is dialled.
         self._contexts: dict[PeerId, Client] = {}
         #: At HIGH through several relays: by whom is dialled, and how many there are.
@@ -115,8 +119,23 @@ class Peer:
     ) -> PeerStream:
         """A stream to ``target`` (see :meth:`connect`) for the first of ``protocols`` that it speaks.  ``padded``: what
         is written leaves in frames of a few sizes; a peer that cannot is not talked to.  NoPath, ClientError."""
-        connection = await self.connect(target, level=level, relayed=relayed, hops=hops)
-        return await connection.open(*protocols, padded=padded or None)
+
+        async def attempt(give_way: GiveWay) -> PeerStream:
+            connection = await self.connect(target, level=level, relayed=relayed, hops=hops)
+            asked = connection.now()
+
+            def look() -> None:
+                if connection.doubt(asked):
+                    self._late.tell(connection.relay)
+                    give_way()
+
+            with in_a_while(self.policy.next_path_after, look if level is not Level.MAXIMUM else None):
+                return await connection.open(*protocols, padded=padded or None)
+
+        try:
+            return await first_answer([attempt] * MAX_CONNECTIONS, PeerStream.reset, after_failure=False)
+        except AllFailed as failed:
+            raise failed.failures[0] from None
 
     async def connect(
         self, target: str | PeerId, *, level: Level, relayed: bool = False, hops: int = 1
@@ -253,29 +272,70 @@ class Peer:
     # Ways.
 
     async def _reach(self, target: Target, level: Level, relayed: bool, hops: int) -> PeerConnection:
-        offered, chosen = target.offered, bool(target.offered)
-        if not offered and level is Level.HIGH:
-            offered = await (self._look_for(target.peer) if hops == 1 else self._look_from_afar(target.peer))
+        if target.offered or level is not Level.HIGH:
+            return await self._reach_at(target, level, relayed, hops)
+
+        async def go(addresses: tuple[bytes, ...]) -> PeerConnection:
+            return await self._reach_at(Target(target.peer, addresses), level, relayed, hops, chosen=False)
+
+        return await self._guides.reach(target.peer, go, self._drop, afar=hops > 1)
+
+    async def _reach_at(
+        self, target: Target, level: Level, relayed: bool, hops: int, *, chosen: bool = True
+    ) -> PeerConnection:
+        """``chosen``: whether the caller chose the relay that is named."""
         # At LOW a relay leads to a hole that is punched; only with ``relayed`` it will do where none can be.
         by_relay = relayed or level is Level.LOW
-        told = await self._router.paths(level, target.peer, offered, chosen=chosen, relayed=by_relay, hops=hops)
+        told = await self._router.paths(
+            level, target.peer, target.offered, chosen=chosen and bool(target.offered), relayed=by_relay, hops=hops
+        )
         if not told.paths:
             raise NoPath(f"no way to {target.peer} at the privacy level {level}: {told.problem}")
-        failures = []
-        for path in told.paths[:MAX_PATHS]:
-            try:
-                async with asyncio.timeout(self.policy.path_timeout if level is not Level.MAXIMUM else None):
-                    if hops > 1:
-                        return await self._go_along(path, target.peer, hops)
-                    connection = await self._go(path, target.peer, level)
-                if level is Level.LOW and connection.relay is not None and not relayed:
-                    return await self._low_side().lead_on(connection)
-                return connection
-            except TimeoutError:
-                failures.append(f"{name_of(path)}: no answer within {self.policy.path_timeout:g} s")
-            except ClientError as error:
-                failures.append(f"{name_of(path)}: {error}")
-        raise NoPath(f"no way to {target.peer} at the privacy level {level}: {'; '.join(failures[:4])}")
+        ways = self._late.last(told.paths[:MAX_PATHS], lambda path: next(iter(path.relays), None))
+        doubted: list[Path] = []
+
+        async def attempt(path: Path, give_way: GiveWay) -> PeerConnection:
+            def look() -> None:
+                self._late.tell(relay := PeerId(path.relays[0].peer))
+                if hops == 1 and self._client_high().doubt(relay, began):
+                    doubted.append(path)  # it may be the connection to it that died
+                give_way()
+
+            began = self._client_high().now() if level is Level.HIGH else 0.0
+            with in_a_while(self.policy.next_path_after, look if level is Level.HIGH else None):
+                return await self._try(path, target.peer, level, relayed, hops)
+
+        def attempts() -> Iterator[Attempt[PeerConnection]]:
+            for path in ways:
+                yield partial(attempt, path)
+            for path in doubted:
+                yield partial(attempt, path)
+
+        try:
+            return await first_answer(attempts(), self._drop)
+        except AllFailed as failed:
+            why = "; ".join(map(str, failed.failures[:4]))
+            raise NoPath(f"no way to {target.peer} at the privacy level {level}: {why}") from None
+
+    async def _try(self, path: Path, target: PeerId, level: Level, relayed: bool, hops: int) -> PeerConnection:
+        """One way.  DialError, with its name."""
+        try:
+            async with asyncio.timeout(self.policy.path_timeout if level is not Level.MAXIMUM else None):
+                if hops > 1:
+                    return await self._go_along(path, target, hops)
+                connection = await self._go(path, target, level)
+            if level is Level.LOW and connection.relay is not None and not relayed:
+                return await self._low_side().lead_on(connection)
+            return connection
+        except TimeoutError:
+            if path.relays and hops == 1:
+                self._router.observe(Observed(path.relays[0].peer, "circuit_failed"))
+            raise DialError(f"{name_of(path)}: no answer within {self.policy.path_timeout:g} s") from None
+        except ClientError as error:
+            raise DialError(f"{name_of(path)}: {error}") from error
+
+    def _drop(self, late: PeerConnection) -> None:
+        self._follow(late.close())
 
     async def _go(self, path: Path, target: PeerId, level: Level) -> PeerConnection:
         match level:
@@ -315,9 +375,6 @@ class Peer:
             raise LevelRefused(f"a way through {len(path.relays)} relays is none through {hops}")
         first = path.relays[0]
         # Each try is a context of its own: whom one relay has seen is not seen again by others.
-        former = self._chains.pop((target, hops), None)
-        if former is not None:
-            await former.close()
         dialler = RelayDialler(self._resolver())
         dialler.allow([PeerId(first.peer)])
         client = self._context(dialler)
@@ -356,10 +413,12 @@ class Peer:
         """A context is over with its connection: nothing of it is kept, nor found again."""
 
         async def watch() -> None:
-            await connection.wait_ended()
-            if contexts.get(key) is client:
-                del contexts[key]
-            await client.close()
+            try:
+                await connection.wait_ended()
+            finally:
+                if contexts.get(key) is client:
+                    del contexts[key]
+                await client.close()
 
         self._follow(watch())
 
@@ -376,52 +435,6 @@ class Peer:
             self._router.observe(Observed(relay, "circuit"))
 
         self._follow(watch())
-
-    async def _look_for(self, peer: PeerId) -> tuple[bytes, ...]:
-        """Where ``peer`` is reached, as relays know it: they ask the DHT, which does not see who asks."""
-        # Not itself, though it be a relay too: it would see who looks for it.
-        told = await self._router.relays(Level.HIGH, GUIDES, RELAY_SEARCH, (peer.bytes,))
-        if not told.relays:
-            raise NoPath(f"no relay to ask where {peer} is reached: {told.problem}")
-        failures = []
-        for relay in told.relays:
-            try:
-                async with asyncio.timeout(self.policy.path_timeout):
-                    connection = await self.relay(relay)
-                    return (await ask_whereabouts(connection, peer, time.time())).addresses
-            except TimeoutError:
-                failures.append(f"{PeerId(relay.peer)}: no answer within {self.policy.path_timeout:g} s")
-            except ClientError as error:
-                failures.append(str(error))
-        raise NoPath(f"nobody says where {peer} is reached: {'; '.join(failures)}")
-
-    async def _look_from_afar(self, peer: PeerId) -> tuple[bytes, ...]:
-        """The same, asked through another relay under a new peer id: who is asked does not see who asks."""
-        told = await self._router.relays(Level.HIGH, CHOICE, RELAY_SEARCH, (peer.bytes,))
-        failures = [told.problem] if told.problem else []
-        several = told.relays
-        tries = [  # another first one each time
-            (first, guide)
-            for step in range(1, len(several))
-            for first, guide in zip(several, several[step:] + several[:step], strict=True)
-            if network_of(first.addresses[0]) != network_of(guide.addresses[0])
-        ]
-        for first, guide in tries[: 2 * GUIDES]:
-            dialler = RelayDialler(self._resolver())
-            dialler.allow([PeerId(first.peer)])
-            try:
-                async with (
-                    asyncio.timeout(self.policy.path_timeout),
-                    self._context(dialler) as client,
-                ):
-                    connection = await client.through(way_of(first.addresses[0], (first, guide)), known=True)
-                    return (await ask_whereabouts(connection, peer, time.time())).addresses
-            except TimeoutError:
-                failures.append(f"{PeerId(guide.peer)}: no answer within {self.policy.path_timeout:g} s")
-            except ClientError as error:
-                failures.append(str(error))
-        why = "; ".join(failures) or "no two relays of different networks are known"
-        raise NoPath(f"nobody says where {peer} is reached: {why}")
 
     async def relay(self, relay: RelayAt) -> PeerConnection:
         """A connection at HIGH to a relay that was chosen.  DialError."""

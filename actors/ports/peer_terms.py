@@ -35,14 +35,16 @@ class NoPath(DialError):
 
 @dataclass(frozen=True, slots=True)
 class PeerPolicy:
-    """``relays``: through how many others reach this peer at HIGH.  ``path_timeout``: seconds for one way to a peer.
-    ``tor_socks``, ``tor_control``: HOST:PORT of Tor's.  ``padded``: all streams are padded (protocol/padding.py): those
-    that this peer opens, and others' are refused without.  ``private_network``: whether holes are punched to private
-    addresses too.  ``meets``: whom who calls at LOW must be to be told where this peer is: whoever is led on from a
-    relay to a direct connection sees its IP before a stream is asked for."""
+    """``relays``: through how many others reach this peer at HIGH.  ``path_timeout``: seconds for one way to a peer;
+    ``next_path_after``: seconds without an answer after which the next is tried beside it, at HIGH.  ``tor_socks``,
+    ``tor_control``: HOST:PORT of Tor's.  ``padded``: all streams are padded (protocol/padding.py): those that this peer
+    opens, and others' are refused without.  ``private_network``: whether holes are punched to private addresses too.
+    ``meets``: whom who calls at LOW must be to be told where this peer is: whoever is led on from a relay to a direct
+    connection sees its IP before a stream is asked for."""
 
     relays: int = 2
     path_timeout: float = 20.0
+    next_path_after: float = 1.0
     tor_socks: str = "127.0.0.1:9050"
     tor_control: str = "127.0.0.1:9051"
     padded: bool = False

@@ -1,18 +1,20 @@
 """How soon peers at High go on when their relay is lost: `python -m tests.benchmarks.lost_relay`.
 
 Three relays, each a process, bob reached through two of them and alice who talks to him.  The relay in use is killed
-(SIGKILL) while bytes pass; then it is started anew, and others take the places of alice and bob.  Printed, in
-milliseconds from the kill:
+(SIGKILL) while bytes pass; or, with --silent, stopped (SIGSTOP): as a host that vanishes, it says nothing any more, and
+no connection ends.  Then it is started anew, and others take the places of alice and bob.  Printed, in milliseconds
+from the loss:
 
 - alice: until a stream that she opens then echoes, by another relay;
-- bob: until he is reached through as many relays as he wants to be, and a peer who never spoke with him before has an
-  echo through the new one.
+- bob: killed, until he is reached through as many relays as he wants to be, and a peer who never spoke with him before
+  has an echo through the new one; silent, until such a peer has an echo, whom relays tell where bob is.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import statistics
 import sys
 import tempfile
@@ -24,7 +26,7 @@ from actors.lookout import settings_to_look
 from actors.ports.connections import ClientError, PeerConnection, PeerStream
 from actors.ports.peer import Peer, PeerPolicy
 from actors.private_node import PrivateNode
-from protocol.identity import Identity
+from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level
 from tests.support.peers import seeded
 from tests.support.process import NodeProcess
@@ -46,14 +48,28 @@ async def echoed(peer: Peer, target: str) -> PeerConnection:
     """A new stream there, by whatever relay will do."""
     while True:
         try:
-            connection = await peer.connect(target, level=Level.HIGH)
             async with asyncio.timeout(PATIENCE):
-                stream = await connection.open(ECHO)
+                stream = await peer.open(target, ECHO, level=Level.HIGH)
                 await stream.write(b"anybody?")
                 await stream.read_exactly(8)
-                return connection
+                return await peer.connect(target, level=Level.HIGH)
         except ClientError:
             await asyncio.sleep(0)
+
+
+async def anew(peer: Peer, target: str, lost: str = "") -> float:
+    """When ``peer`` has an echo from there, not through the relay ``lost``."""
+    connection = await echoed(peer, target)
+    assert str(connection.relay) != lost
+    return time.monotonic()
+
+
+async def by_another(peer: Peer, bob: Peer, before: set[PeerId]) -> float:
+    """When ``peer`` has an echo from ``bob`` through a relay that was none of his ``before``."""
+    assert bob.reachable is not None
+    while not (new := set(bob.reachable.relays) - before):
+        await bob.reachable.changed()
+    return await anew(peer, next(one for one in bob.addresses if str(next(iter(new))) in one))
 
 
 async def busy(stream: PeerStream) -> None:
@@ -93,7 +109,7 @@ class Bench:
         return next(number for number, one in enumerate(self.relays) if one.ready["peer_id"] == peer_id)
 
 
-async def lose(runs: int) -> tuple[list[float], list[float]]:
+async def lose(runs: int, *, silent: bool = False) -> tuple[list[float], list[float]]:
     """Milliseconds: until alice has a new stream; until bob is reached through a relay that he was not."""
     dialling, listening = [], []
     async with AsyncExitStack() as stack:
@@ -116,16 +132,18 @@ async def lose(runs: int) -> tuple[list[float], list[float]]:
             number = bench.running(str(connection.relay))
             lost = bench.relays[number]
             killed = time.monotonic()
-            lost.process.kill()
+            lost.process.send_signal(signal.SIGSTOP if silent else signal.SIGKILL)
             async with asyncio.timeout(PATIENCE):
-                await moving
-                again = await echoed(alice, str(bob.peer_id))
-                dialling.append((time.monotonic() - killed) * 1e3)
-                assert again.relay != connection.relay
-                while not (new := set(bob.reachable.relays) - before):
-                    await bob.reachable.changed()
-                await echoed(stranger, next(one for one in bob.addresses if str(next(iter(new))) in one))
-                listening.append((time.monotonic() - killed) * 1e3)
+                if not silent:
+                    await moving
+                took = await asyncio.gather(
+                    anew(alice, str(bob.peer_id), lost.ready["peer_id"]),
+                    anew(stranger, str(bob.peer_id)) if silent else by_another(stranger, bob, before),
+                )
+            for ended, times in zip(took, (dialling, listening), strict=True):
+                times.append((ended - killed) * 1e3)
+            lost.process.kill()
+            await moving
             await here.aclose()
             port = lost.ready["addresses"][0].split("/")[4]
             lost.stop()
@@ -137,9 +155,11 @@ async def lose(runs: int) -> tuple[list[float], list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
-    runs = parser.parse_args().runs
-    dialling, listening = asyncio.run(lose(runs))
-    print(f"| {runs} relays killed in mid-stream | median, ms | worst, ms |\n| --- | ---: | ---: |")
+    parser.add_argument("--silent", action="store_true")
+    asked = parser.parse_args()
+    dialling, listening = asyncio.run(lose(asked.runs, silent=asked.silent))
+    how = "that fell silent" if asked.silent else "killed"
+    print(f"| {asked.runs} relays {how} in mid-stream | median, ms | worst, ms |\n| --- | ---: | ---: |")
     for name, found in (("a new stream, by another relay", dialling), ("reached through another relay", listening)):
         print(f"| {name} | {statistics.median(found):.0f} | {max(found):.0f} |")
 

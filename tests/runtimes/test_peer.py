@@ -362,7 +362,7 @@ async def test_who_sees_our_ip_already_is_not_reached_as_if_it_did_not(
         with pytest.raises(NoPath):
             await alice.connect(relay["peer_id"], level=Level.HIGH, hops=2)
         target = PeerId.parse(relay["peer_id"])
-        assert len(asked) == 2 and all(target.bytes in avoid for avoid in asked)
+        assert len(asked) >= 2 and all(target.bytes in avoid for avoid in asked)
         assert not alice._client_high().direct_to(target)
         # Connected to it as a relay, it is refused as a target.
         chosen = await choose(Level.HIGH, 8, 5.0, ())

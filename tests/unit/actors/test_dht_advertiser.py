@@ -7,6 +7,7 @@ import random
 
 from actors.actor import Send
 from actors.dht_advertiser import DHTAdvertiser
+from actors.kad_whereabouts import LATER
 from actors.record_store import MemoryStore
 from protocol import identify, kad
 from protocol.discovery_messages import DescriptorChanged, DhtModeChanged, RelayFound, RelaysSearched, RelaysWanted
@@ -22,6 +23,8 @@ from protocol.service_messages import (
     StreamOver,
     StreamWanted,
 )
+from protocol.whereabouts import seal_whereabouts
+from protocol.whereabouts_messages import WhereaboutsFound, WhereaboutsGiven, WhereaboutsSought, WhereaboutsStored
 from protocol.wire import FrameReader
 from tests.support.descriptors import descriptor, validate
 from tests.support.peers import seeded
@@ -421,3 +424,19 @@ def test_a_damaged_memory_of_peers_is_forgotten() -> None:
     store.put(b"contacts", b"\xff\xff")
     DHTAdvertiser("dht", OWN.peer_id, validate, random.Random(8).randbytes, store).handle(READY, NOW)
     assert store.values == {}
+
+
+def test_whereabouts_that_are_known_do_not_wait_for_who_says_nothing() -> None:
+    driver = Driver(joined=True)
+    circuit = THERE + b"\xa5\x03" + bytes([len(ALICE.peer_id.bytes)]) + ALICE.peer_id.bytes + b"\xa2\x02"
+    record = seal_whereabouts(BOB, (circuit,), driver.now)
+    driver.post(WhereaboutsGiven(1, "asker", record, "198.51.100.1", 15.0))
+    driver.wait(20.0)  # alice says nothing, and it is kept here
+    (stored,) = driver.said(WhereaboutsStored)
+    assert isinstance(stored, WhereaboutsStored) and stored.copies == 1
+    driver.post(WhereaboutsSought(2, "asker", BOB.peer_id.bytes, 15.0))
+    assert driver.wanted_last() is not None, "others may know of a later one"
+    driver.wait(LATER - 0.1)
+    assert driver.said(WhereaboutsFound) == []
+    driver.wait(0.2)
+    assert driver.said(WhereaboutsFound) == [WhereaboutsFound(2, record, "")]

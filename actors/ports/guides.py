@@ -1,0 +1,159 @@
+"""Asking relays where a peer is reached at the privacy level HIGH: they ask the DHT, which does not see who asks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Final
+
+from actors.dial_policy import network_of
+from actors.ports.attempts import AllFailed, GiveWay, Late, first_answer, in_a_while
+from actors.ports.client import Client
+from actors.ports.connections import DialError, PeerConnection
+from actors.ports.diallers import RelayDialler
+from actors.ports.peer_terms import NoPath, PeerPolicy, Router, way_of
+from actors.ports.whereabouts_client import ask_whereabouts
+from protocol.identity import PeerId
+from protocol.privacy_messages import Level, RelayAt
+
+#: Seconds in which the settings' and the network's relays are looked for.
+RELAY_SEARCH: Final = 10.0
+
+#: Relays that are asked where a peer is reached.
+GUIDES: Final = 3
+
+#: Relays of which two are drawn to ask from afar.
+CHOICE: Final = 8
+
+#: Seconds for which an answer is used again, and peers for which one is remembered.
+REMEMBERED: Final = 600.0
+MAX_REMEMBERED: Final = 256
+
+#: The relays that lead to the one that is asked, which is the last.
+Way = tuple[RelayAt, ...]
+
+
+class Guides:
+    """``connect``: to a relay, as who we are, whose client is ``client()``.  ``context``: somebody new, who dials by
+    one of ``dialler()``.  ``late``: relays that were silent, which are asked last."""
+
+    def __init__(
+        self,
+        router: Router,
+        policy: PeerPolicy,
+        connect: Callable[[RelayAt], Awaitable[PeerConnection]],
+        dialler: Callable[[], RelayDialler],
+        context: Callable[[RelayDialler], Client],
+        client: Callable[[], Client],
+        late: Late,
+    ) -> None:
+        self._router = router
+        self._policy = policy
+        self._connect = connect
+        self._dialler = dialler
+        self._context = context
+        self._client = client
+        self._late = late
+        self._known: dict[PeerId, tuple[float, tuple[bytes, ...]]] = {}
+
+    async def reach(
+        self,
+        peer: PeerId,
+        go: Callable[[tuple[bytes, ...]], Coroutine[Any, Any, PeerConnection]],
+        drop: Callable[[PeerConnection], None],
+        *,
+        afar: bool,
+    ) -> PeerConnection:
+        """What ``go(addresses)`` gives: where ``peer`` was reached not long ago, or where relays say that it is.
+        ``drop``: as of first_answer.  ``afar``: see :meth:`ask_from_afar`.  NoPath, DialError."""
+        since, addresses = self._known.get(peer, (-REMEMBERED, ()))
+
+        async def as_remembered(give_way: GiveWay) -> PeerConnection:
+            with in_a_while(self._policy.next_path_after, give_way):
+                return await go(addresses)
+
+        async def as_told(_: GiveWay) -> PeerConnection:
+            return await go(await (self.ask_from_afar(peer) if afar else self.ask(peer)))
+
+        fresh = time.monotonic() - since < REMEMBERED
+        try:
+            return await first_answer([as_remembered, as_told] if fresh else [as_told], drop)
+        except AllFailed as failed:
+            raise failed.failures[-1] from None
+
+    async def ask(self, peer: PeerId) -> tuple[bytes, ...]:
+        """Where ``peer`` is reached: binary multiaddrs.  NoPath."""
+        # Not itself, though it be a relay too: it would see who looks for it.
+        told = await self._router.relays(Level.HIGH, GUIDES, 0.0, (peer.bytes,))
+        if not told.relays:  # one will do: a search takes its time
+            told = await self._router.relays(Level.HIGH, GUIDES, RELAY_SEARCH, (peer.bytes,))
+        if not told.relays:
+            raise NoPath(f"no relay to ask where {peer} is reached: {told.problem}")
+        return await self._first(peer, [(one,) for one in told.relays], self._ask)
+
+    async def ask_from_afar(self, peer: PeerId) -> tuple[bytes, ...]:
+        """The same, asked through another relay under a new peer id: who is asked does not see who asks."""
+        tries, problem = await self._pairs(peer, 0.0)
+        if not tries:
+            tries, problem = await self._pairs(peer, RELAY_SEARCH)
+        if not tries:
+            why = f" ({problem})" if problem else ""
+            raise NoPath(f"nobody says where {peer} is reached: no two relays of different networks are known{why}")
+        return await self._first(peer, tries[: 2 * GUIDES], self._ask_through)
+
+    async def _pairs(self, peer: PeerId, search: float) -> tuple[list[Way], str]:
+        told = await self._router.relays(Level.HIGH, CHOICE, search, (peer.bytes,))
+        several = told.relays
+        return (
+            [  # another first one each time
+                (first, guide)
+                for step in range(1, len(several))
+                for first, guide in zip(several, several[step:] + several[:step], strict=True)
+                if network_of(first.addresses[0]) != network_of(guide.addresses[0])
+            ],
+            told.problem,
+        )
+
+    async def _first(
+        self, peer: PeerId, ways: Sequence[Way], ask: Callable[[Way, PeerId], Awaitable[tuple[bytes, ...]]]
+    ) -> tuple[bytes, ...]:
+        async def attempt(way: Way, give_way: GiveWay) -> tuple[bytes, ...]:
+            def look() -> None:
+                self._late.tell(relay := PeerId(way[0].peer))
+                if known is not None:
+                    known.doubt(relay, began)
+                give_way()
+
+            known = self._client() if len(way) == 1 else None
+            began = known.now() if known is not None else 0.0
+            try:
+                async with asyncio.timeout(self._policy.path_timeout):
+                    with in_a_while(self._policy.next_path_after, look):
+                        return await ask(way, peer)
+            except TimeoutError:
+                raise DialError(f"{PeerId(way[-1].peer)}: no answer within {self._policy.path_timeout:g} s") from None
+
+        attempts = [partial(attempt, way) for way in self._late.last(ways, lambda way: way[0])]
+        try:
+            found = await first_answer(attempts, lambda _: None)
+        except AllFailed as failed:
+            raise NoPath(f"nobody says where {peer} is reached: {failed}") from None
+        self._known.pop(peer, None)
+        self._known[peer] = time.monotonic(), found
+        while len(self._known) > MAX_REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return found
+
+    async def _ask(self, way: Way, peer: PeerId) -> tuple[bytes, ...]:
+        (guide,) = way
+        return (await ask_whereabouts(await self._connect(guide), peer, time.time())).addresses
+
+    async def _ask_through(self, way: Way, peer: PeerId) -> tuple[bytes, ...]:
+        first, _ = way
+        dialler = self._dialler()
+        dialler.allow([PeerId(first.peer)])
+        async with self._context(dialler) as client:
+            connection = await client.through(way_of(first.addresses[0], way), known=True)
+            return (await ask_whereabouts(connection, peer, time.time())).addresses
