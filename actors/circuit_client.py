@@ -66,7 +66,8 @@ Connected = Callable[[PeerLink | Refusal], None]
 
 class CircuitClient:
     """See the module.  ``randomness(n)``: n random bytes.  ``handlers``: by protocol, what is done with a stream that
-    a peer opens.  ``accepted``: told of each connection that came through a relay, when its peer has proved itself.
+    a peer opens; ``served_direct``: also where no relay is between.  ``accepted``: told of each connection that came
+    through a relay, when its peer has proved itself.
     ``bare``: who takes the streams that a peer at the other end of a circuit opens, before any protocol was agreed on;
     it speaks identify too, so that nothing is served or asked there.
     ``hop``: who we are to each relay that only leads to others, so that no two relays know us as the same.
@@ -81,6 +82,7 @@ class CircuitClient:
         *,
         hop: Callable[[], StaticKey] | None = None,
         handlers: Mapping[str, Handler] | None = None,
+        served_direct: bool = True,
         accepted: Callable[[PeerLink], None] = lambda _: None,
         bare: Callable[[PeerLink, ByteStream], None] | None = None,
     ) -> None:
@@ -97,7 +99,7 @@ class CircuitClient:
         self._deadlines = Deadlines()
         self._now = 0.0
         self._ended: list[PeerLink] = []
-        self.served = ServedProtocols(handlers or {}, self._incoming)
+        self.served = ServedProtocols(handlers or {}, self._incoming, direct=served_direct)
 
     # Connections.
 

@@ -23,7 +23,7 @@ from actors.ports.connections import AddressError, ClientError, PeerConnection
 from actors.ports.peer import Peer
 from actors.ports.peer_terms import PeerPolicy
 from actors.ports.resolver import Resolver, ResolverPolicy
-from actors.ports.storage import load_or_create_identity
+from actors.ports.storage import folder_at, load_or_create_identity
 from actors.ports.tunnels import Exposed, LocalPort, TunnelError, handlers, host_and_port
 from actors.settings import Settings, SettingsError
 from protocol.connection import ConnectionLimits
@@ -34,9 +34,6 @@ COMMANDS: Final = ("expose", "forward", "socks")
 
 #: The folder of this user's identity as a peer, within that of nodes: another than a node's, which says where it is.
 FOLDER: Final = "peer"
-
-#: And within that, of who it is at the privacy level low.
-LOW: Final = "low"
 
 Print = Callable[[dict[str, Any], str], None]
 
@@ -157,14 +154,11 @@ async def peer_of(
     """A peer, and the node beside it that knows relays.  ``level``: the only one that is used, None: any."""
     # Only now: most commands need none of it.
     from actors.lookout import settings_to_look
-    from actors.private_node import NoNode, PrivateNode
+    from actors.private_node import node_for
 
     with folder_of_node(folder) as place:
         async with contextlib.AsyncExitStack() as stack:
-            if level is Level.MAXIMUM:
-                router: Any = NoNode()  # at maximum nothing is asked of anybody but Tor
-            else:
-                router = await stack.enter_async_context(PrivateNode.start(settings_to_look(os.environ, place)))
+            router = await stack.enter_async_context(node_for(level, settings_to_look(os.environ, place)))
             peer = Peer(
                 identity,
                 router,
@@ -216,8 +210,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, show: Print) ->
 
 def _folder(arguments: argparse.Namespace, settings: Settings) -> Path:
     folder = Path(arguments.data_dir).expanduser() if arguments.data_dir else settings.data_dir / FOLDER
-    # At low others see where this peer is: who it is there must tell nobody who it is at high.
-    return folder / LOW if getattr(arguments, "privacy", "") == Level.LOW else folder
+    return folder_at(Level(getattr(arguments, "privacy", Level.HIGH)), folder)
 
 
 async def _expose(

@@ -89,3 +89,14 @@ class NoNode:
 
     def observe(self, seen: Observed) -> None:
         pass
+
+
+@asynccontextmanager
+async def node_for(level: Level | None, settings: Settings) -> AsyncIterator[PrivateNode | NoNode]:
+    """The Router of a peer that speaks at ``level`` alone; None: at any.  At MAXIMUM there is no node, for it would
+    dial relays from this host's own IP.  As :meth:`PrivateNode.start`."""
+    if level is Level.MAXIMUM:
+        yield NoNode()
+        return
+    async with PrivateNode.start(settings) as node:
+        yield node

@@ -27,7 +27,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -206,17 +206,10 @@ class DescordTransport(ITransport):
             raise TransportError(
                 f"beside this transport the host has {', '.join(others)}, which shows its IP: give it this one alone"
             )
-        dial = swarm._dial_addr_single_attempt
-
-        async def dial_the_one_asked_for(addr: Multiaddr, peer_id: ID, *more: Any, **named: Any) -> Any:
-            # The swarm does not compare: what others put into the peer store as an address of P may say /p2p/Q, and
-            # its QUIC and ours would be asked for P and lead to Q.
-            _, separator, who = str(addr).rpartition("/p2p/")
-            if separator and who != str(peer_id):
-                raise TransportError(f"{addr} is not {peer_id}, whom it was kept as an address of")
-            return await dial(addr, peer_id, *more, **named)
-
-        swarm._dial_addr_single_attempt = dial_the_one_asked_for
+        # dial_addr_as_responder: what py-libp2p's own hole punching dials.  It is the other's word, and a way of ours.
+        for name in ("_dial_addr_single_attempt", "dial_addr_as_responder"):
+            if (dial := getattr(swarm, name, None)) is not None:
+                setattr(swarm, name, _the_one_asked_for(dial))
         # Peer tries every way that there is; to have it do so four times tells the caller minutes later why none was.
         swarm.retry_config = RetryConfig(max_retries=0)
 
@@ -383,9 +376,21 @@ class CircuitListener(IListener):
             nursery.cancel_scope.cancel()
 
 
+def _the_one_asked_for(dial: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def dial_the_one_asked_for(addr: Multiaddr, peer_id: ID, *more: Any, **named: Any) -> Any:
+        # The swarm does not compare: what others put into the peer store as an address of P may say /p2p/Q, and
+        # its QUIC and ours would be asked for P and lead to Q.
+        _, separator, who = str(addr).rpartition("/p2p/")
+        if separator and who != str(peer_id):
+            raise TransportError(f"{addr} is not {peer_id}, whom it was kept as an address of")
+        return await dial(addr, peer_id, *more, **named)
+
+    return dial_the_one_asked_for
+
+
 def _why_not(level: str, hops: int) -> str:
     if level == Level.LOW:
-        return f"at {level} both see each other's IP: that is py-libp2p's own TCP transport"
+        return f"at {level} both see each other's IP: that is py-libp2p's own TCP transport, with another key"
     if level == Level.MAXIMUM or hops != 1:
         return (
             "at maximum, and through several relays, each peer must see somebody new, and the identify of a py-libp2p "

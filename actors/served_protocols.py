@@ -21,19 +21,23 @@ Incoming = Callable[[StopAnswer, PeerId, Limit | None], None]
 
 
 class ServedProtocols:
-    """``handlers``: by protocol, what is done with a stream that a peer opens.  ``incoming``: accepts or refuses a
-    circuit.  ``addresses``: at which others reach us, binary multiaddrs: those of our reservations."""
+    """``handlers``: by protocol, what is done with a stream that a peer opens; ``direct``: also on connections that no
+    relay is between.  ``incoming``: accepts or refuses a circuit.  ``addresses``: at which others reach us, binary
+    multiaddrs: those of our reservations."""
 
-    def __init__(self, handlers: Mapping[str, Handler], incoming: Incoming) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], incoming: Incoming, *, direct: bool = True) -> None:
         self.addresses: tuple[bytes, ...] = ()
-        self._within: dict[str, OwnerFactory] = {
+        everywhere: dict[str, OwnerFactory] = {
             identify.PROTOCOL: self._answer_identify,
             identify.PUSH_PROTOCOL: _take_push,
             ping.PROTOCOL: PingAnswer,
-            **{protocol: _serve(protocol, handler) for protocol, handler in handlers.items()},
         }
+        self._within = everywhere | {protocol: _serve(protocol, handler) for protocol, handler in handlers.items()}
         # Nobody can relay to us through a circuit, so STOP is spoken on direct connections alone.
-        self._direct = {**self._within, relay_stop.PROTOCOL: lambda stream: StopAnswer(stream, incoming)}
+        self._direct = {
+            **(self._within if direct else everywhere),
+            relay_stop.PROTOCOL: lambda stream: StopAnswer(stream, incoming),
+        }
 
     def on(self, link: PeerLink) -> Mapping[str, OwnerFactory]:
         """The protocols that are served on a connection."""

@@ -67,7 +67,8 @@ def encode_frame(data: bytes | bytearray | memoryview, which: int = 0) -> bytes:
 
 
 class Padder:
-    """The sending side.  ``total``: bytes of the frames so far."""
+    """The sending side.  ``total``: bytes of the frames that were sent; whoever sends them adds to it, for of what was
+    made some may never leave."""
 
     __slots__ = ("total",)
 
@@ -78,9 +79,7 @@ class Padder:
         """``data``, any amount, in frames: all full but the last."""
         view = memoryview(data)
         for start in range(0, len(view), MAX_DATA):
-            frame = encode_frame(view[start : start + MAX_DATA])
-            self.total += len(frame)
-            yield frame
+            yield encode_frame(view[start : start + MAX_DATA])
 
     def filling(self) -> Iterator[bytes]:
         """The frames without data that bring ``total`` to what Padmé gives; large ones first."""
@@ -88,7 +87,6 @@ class Padder:
         for which in reversed(range(len(SIZES))):
             while left >= SIZES[which]:
                 left -= SIZES[which]
-                self.total += SIZES[which]
                 yield encode_frame(b"", which)
 
 

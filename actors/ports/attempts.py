@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from actors.ports.connections import ClientError
+from actors.ports.connections import ClientError, DialError
 from protocol.identity import PeerId
 from protocol.privacy_messages import RelayAt
 
@@ -76,6 +76,18 @@ async def first_answer(
         for other in await asyncio.gather(*running, return_exceptions=True):
             if not isinstance(other, BaseException):
                 drop(other)
+
+
+async def unless_closed(task: asyncio.Task[Answer], why: str, *, shared: bool = True) -> Answer:
+    """What ``task`` returns.  DialError, with ``why``: it was cancelled, which is how it is ended when its owner is
+    closed; but who waits here and is cancelled is told so.  ``shared``: others may wait for it too, and it goes on."""
+    try:
+        return await (asyncio.shield(task) if shared else task)
+    except asyncio.CancelledError:
+        waiting = asyncio.current_task()
+        if task.cancelled() and not (waiting is not None and waiting.cancelling()):
+            raise DialError(why) from None
+        raise
 
 
 @contextmanager

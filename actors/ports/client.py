@@ -28,6 +28,7 @@ from actors.circuit_client import CircuitClient, ClientPolicy
 from actors.client_streams import ByteStream
 from actors.dial_address import DialAddress, DialAddressError, parse_dial_address
 from actors.peer_link import PeerLink, Refusal
+from actors.ports.attempts import unless_closed
 from actors.ports.client_sockets import Awaited, Crossed, Refused, Socket
 from actors.ports.clock import steady_clock
 from actors.ports.connections import (
@@ -83,7 +84,8 @@ class Client:
     ``dialler``: makes the connections, and looks up names; directly with ``resolver`` when there is none.
     ``unlinked``: to each relay of :meth:`connect_through` before the last this is somebody else.
     ``padded``: ``handlers`` serve padded streams alone (protocol/padding.py), else these and others.  ``offered``: as
-    ``handlers``, for what other implementations ask, and never padded."""
+    ``handlers``, for what other implementations ask, and never padded.  ``served_direct``: whether all these are for
+    peers that are connected without a relay between too."""
 
     def __init__(
         self,
@@ -96,6 +98,7 @@ class Client:
         unlinked: bool = False,
         padded: bool = False,
         offered: Mapping[str, Handler] | None = None,
+        served_direct: bool = True,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
         bare: Callable[[PeerConnection, PeerStream], None] | None = None,
@@ -115,6 +118,7 @@ class Client:
             random_bytes,
             hop=_new_key if unlinked else None,
             handlers={protocol: partial(self._handle, handler) for protocol, handler in served.items()},
+            served_direct=served_direct,
             accepted=lambda link: accepted(self.connection_of(link)),
             bare=bare and (lambda link, view: bare(self.connection_of(link), PeerStream(self, view))),
         )
@@ -150,10 +154,6 @@ class Client:
         if parsed.target == self.peer_id:
             raise DialError(f"{parsed.target} is this peer itself")
         return await self._dial_through(relay, parsed.target)
-
-    def direct_to(self, peer: PeerId) -> bool:
-        """Whether ``peer`` is connected without a relay between, and so sees our IP."""
-        return any(one.relay is None and not one.ended and one.link.peer == peer for one in self._connections.values())
 
     def doubt(self, relay: PeerId, since: float) -> bool:
         """Whether there is a direct connection to ``relay`` on which nothing came since (PeerConnection.doubt)."""
@@ -303,12 +303,7 @@ class Client:
             self._dialling[key] = task
             task.add_done_callback(lambda _: self._dialling.pop(key, None))
             task.add_done_callback(_seen)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise DialError("the client was closed while it dialled") from None
-            raise
+        return await unless_closed(task, "the client was closed while it dialled")
 
     async def ask_reservation(self, connection: PeerConnection) -> ReservationGranted:
         link = connection.link

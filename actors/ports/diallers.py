@@ -30,6 +30,9 @@ TOR_TIMEOUT: Final = 60.0
 #: Connections that wait to be taken while a hole is punched: one is wanted, of a peer that proves itself.
 BACKLOG: Final = 4
 
+#: Peers that are remembered as dialled, and as talked to: more than one peer meets in its life.
+MAX_REMEMBERED: Final = 65_536
+
 Wire = TypeVar("Wire", bound=asyncio.BaseProtocol)
 
 
@@ -111,9 +114,13 @@ class PortDialler(TcpDialler):
             async with self._beginning:
                 for family in list(self._held):
                     if family not in self._servers:
-                        self._servers[family] = await asyncio.get_running_loop().create_server(
-                            wire, sock=self._bound(family), backlog=BACKLOG
-                        )
+                        sock = self._bound(family)
+                        try:
+                            server = await asyncio.get_running_loop().create_server(wire, sock=sock, backlog=BACKLOG)
+                        except BaseException:
+                            sock.close()
+                            raise
+                        self._servers[family] = server
             yield
         finally:
             self._listening -= 1
@@ -180,19 +187,38 @@ def _shared(family: socket.AddressFamily, port: int) -> socket.socket:
 
 
 class RelayDialler(TcpDialler):
-    """To relays that :meth:`allow` named, and to nobody else: whoever is talked to behind them never sees this IP."""
+    """To relays that :meth:`allow` named, and to nobody else: whoever is talked to behind them never sees this IP.
+
+    A peer may be both, a relay and somebody to be talked to.  To us it is what it was first, for good: who was dialled
+    has seen our IP, and who was talked to is not to."""
 
     def __init__(self, resolver: Resolver | None = None) -> None:
         super().__init__(resolver)
         self._relays: set[PeerId] = set()
+        self._dialled: dict[PeerId, None] = {}
+        self._talked: dict[PeerId, None] = {}
 
     def allow(self, relays: Iterable[PeerId]) -> None:
         """These were chosen as relays."""
         self._relays.update(relays)
 
-    def forbid(self, peer: PeerId) -> None:
-        """``peer`` is somebody to be talked to: it is not dialled, though it be a relay too."""
-        self._relays.discard(peer)
+    def talk_to(self, peer: PeerId) -> None:
+        """``peer`` is somebody to be talked to through a relay, and is not dialled.  LevelRefused: it was."""
+        if peer in self._dialled:
+            raise LevelRefused(
+                f"{peer} is a relay that this peer has connected to itself, and has seen its IP: go through several "
+                f"relays (--hops 2), which it sees as somebody else"
+            )
+        _remember(self._talked, peer)
+
+    def met(self, peer: PeerId) -> None:
+        """``peer`` has called us through a relay."""
+        if peer not in self._dialled:
+            _remember(self._talked, peer)
+
+    def may_dial(self, relay: PeerId) -> bool:
+        """Whether it is not somebody that was talked to."""
+        return relay not in self._talked
 
     async def find(self, address: DialAddress) -> list[DialAddress]:
         # Before a name is looked up: the question alone would say who is looked for.
@@ -202,13 +228,22 @@ class RelayDialler(TcpDialler):
     async def open(self, address: DialAddress, wire: Callable[[], Wire]) -> Wire:
         if address.peer is not None:
             self._check(address)
+            _remember(self._dialled, address.peer)
         return await super().open(address, wire)
 
     def _check(self, address: DialAddress) -> None:
+        if address.peer in self._talked:
+            raise LevelRefused(f"{address.peer} was talked to through a relay: as a relay it would see this peer's IP")
         if address.peer is None or address.peer not in self._relays:
             raise LevelRefused(
                 f"{address} was not chosen as a relay: at the privacy level high nobody else is dialled directly"
             )
+
+
+def _remember(peers: dict[PeerId, None], peer: PeerId) -> None:
+    peers[peer] = None
+    if len(peers) > MAX_REMEMBERED:
+        del peers[next(iter(peers))]
 
 
 class TorDialler:

@@ -10,10 +10,9 @@ from typing import Any, Final
 
 from actors.dial_policy import network_of
 from actors.ports.attempts import AllFailed, GiveWay, Late, first_answer, in_a_while
-from actors.ports.client import Client
 from actors.ports.connections import DialError, PeerConnection
-from actors.ports.diallers import RelayDialler
 from actors.ports.peer_terms import NoPath, PeerPolicy, Router, way_of
+from actors.ports.ways import Ways
 from actors.ports.whereabouts_client import ask_whereabouts
 from protocol.identity import PeerId
 from protocol.privacy_messages import Level, RelayAt
@@ -34,27 +33,16 @@ MAX_REMEMBERED: Final = 256
 #: The relays that lead to the one that is asked, which is the last.
 Way = tuple[RelayAt, ...]
 
+Ask = Callable[[Way, PeerId], Awaitable[tuple[bytes, ...]]]
+
 
 class Guides:
-    """``connect``: to a relay, as who we are, whose client is ``client()``.  ``context``: somebody new, who dials by
-    one of ``dialler()``.  ``late``: relays that were silent, which are asked last."""
+    """``late``: relays that were silent, which are asked last."""
 
-    def __init__(
-        self,
-        router: Router,
-        policy: PeerPolicy,
-        connect: Callable[[RelayAt], Awaitable[PeerConnection]],
-        dialler: Callable[[], RelayDialler],
-        context: Callable[[RelayDialler], Client],
-        client: Callable[[], Client],
-        late: Late,
-    ) -> None:
+    def __init__(self, router: Router, policy: PeerPolicy, ways: Ways, late: Late) -> None:
         self._router = router
         self._policy = policy
-        self._connect = connect
-        self._dialler = dialler
-        self._context = context
-        self._client = client
+        self._ways = ways
         self._late = late
         self._known: dict[PeerId, tuple[float, tuple[bytes, ...]]] = {}
 
@@ -85,40 +73,30 @@ class Guides:
 
     async def ask(self, peer: PeerId) -> tuple[bytes, ...]:
         """Where ``peer`` is reached: binary multiaddrs.  NoPath."""
-        # Not itself, though it be a relay too: it would see who looks for it.
-        told = await self._router.relays(Level.HIGH, GUIDES, 0.0, (peer.bytes,))
-        if not told.relays:  # one will do: a search takes its time
-            told = await self._router.relays(Level.HIGH, GUIDES, RELAY_SEARCH, (peer.bytes,))
-        if not told.relays:
-            raise NoPath(f"no relay to ask where {peer} is reached: {told.problem}")
-        return await self._first(peer, [(one,) for one in told.relays], self._ask)
+        return await self._search(peer, GUIDES, self._ask, lambda several: [(one,) for one in several])
 
     async def ask_from_afar(self, peer: PeerId) -> tuple[bytes, ...]:
         """The same, asked through another relay under a new peer id: who is asked does not see who asks."""
-        tries, problem = await self._pairs(peer, 0.0)
-        if not tries:
-            tries, problem = await self._pairs(peer, RELAY_SEARCH)
-        if not tries:
-            why = f" ({problem})" if problem else ""
-            raise NoPath(f"nobody says where {peer} is reached: no two relays of different networks are known{why}")
-        return await self._first(peer, tries[: 2 * GUIDES], self._ask_through)
+        return await self._search(peer, CHOICE, self._ask_through, _pairs)
 
-    async def _pairs(self, peer: PeerId, search: float) -> tuple[list[Way], str]:
-        told = await self._router.relays(Level.HIGH, CHOICE, search, (peer.bytes,))
-        several = told.relays
-        return (
-            [  # another first one each time
-                (first, guide)
-                for step in range(1, len(several))
-                for first, guide in zip(several, several[step:] + several[:step], strict=True)
-                if network_of(first.addresses[0]) != network_of(guide.addresses[0])
-            ],
-            told.problem,
-        )
-
-    async def _first(
-        self, peer: PeerId, ways: Sequence[Way], ask: Callable[[Way, PeerId], Awaitable[tuple[bytes, ...]]]
+    async def _search(
+        self, peer: PeerId, count: int, ask: Ask, ways_of: Callable[[Sequence[RelayAt]], list[Way]]
     ) -> tuple[bytes, ...]:
+        """Ask those that are known; where they are few and do not know, others are looked for, which takes a while."""
+        why: NoPath | None = None
+        for search in (0.0, RELAY_SEARCH):
+            # Not itself, though it be a relay too: it would see who looks for it.
+            told = await self._router.relays(Level.HIGH, count, search, (peer.bytes,))
+            if ways := ways_of(told.relays):
+                try:
+                    return await self._first(peer, ways[: 2 * GUIDES], ask)
+                except NoPath as error:
+                    why = error
+                    if len(told.relays) >= count:
+                        break
+        raise why or NoPath(f"no relays to ask where {peer} is reached: {told.problem or 'too few are known'}")
+
+    async def _first(self, peer: PeerId, ways: Sequence[Way], ask: Ask) -> tuple[bytes, ...]:
         async def attempt(way: Way, give_way: GiveWay) -> tuple[bytes, ...]:
             def look() -> None:
                 self._late.tell(relay := PeerId(way[0].peer))
@@ -126,7 +104,7 @@ class Guides:
                     known.doubt(relay, began)
                 give_way()
 
-            known = self._client() if len(way) == 1 else None
+            known = self._ways.high if len(way) == 1 else None
             began = known.now() if known is not None else 0.0
             try:
                 async with asyncio.timeout(self._policy.path_timeout):
@@ -148,12 +126,22 @@ class Guides:
 
     async def _ask(self, way: Way, peer: PeerId) -> tuple[bytes, ...]:
         (guide,) = way
-        return (await ask_whereabouts(await self._connect(guide), peer, time.time())).addresses
+        return (await ask_whereabouts(await self._ways.relay(guide), peer, time.time())).addresses
 
     async def _ask_through(self, way: Way, peer: PeerId) -> tuple[bytes, ...]:
         first, _ = way
-        dialler = self._dialler()
+        dialler = self._ways.relay_dialler()
         dialler.allow([PeerId(first.peer)])
-        async with self._context(dialler) as client:
+        async with self._ways.context(dialler) as client:
             connection = await client.through(way_of(first.addresses[0], way), known=True)
             return (await ask_whereabouts(connection, peer, time.time())).addresses
+
+
+def _pairs(several: Sequence[RelayAt]) -> list[Way]:
+    """One of them through another, of different networks; another first one each time."""
+    return [
+        (first, guide)
+        for step in range(1, len(several))
+        for first, guide in zip(several, [*several[step:], *several[:step]], strict=True)
+        if network_of(first.addresses[0]) != network_of(guide.addresses[0])
+    ]

@@ -13,15 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from actors.dial_policy import dialable
 from actors.ports.client import Client
-from actors.ports.connections import ClientError, DialError, PeerConnection, PeerStream, StreamError
+from actors.ports.connections import ClientError, DialError, PeerConnection, PeerStream, StreamError, reason_of
 from actors.ports.diallers import PortDialler
 from protocol.addresses import decode_tcp
 from protocol.dcutr import (
@@ -54,8 +55,8 @@ BEGIN_TIMEOUT: Final = 10.0
 #: Peers that may have us punch at a time: each has us dial MAX_ADDRESSES.
 MAX_PUNCHING: Final = 16
 
-#: Hosts of a peer's addresses that are dialled: one of IPv4 and one of IPv6.  All are its word, and a stranger could
-#: name others': to MAX_ADDRESSES ports of these two go six dials in each of three attempts.
+#: Hosts of a peer's addresses that are dialled: enough for one of IPv4 and one of IPv6.  All are its word, and a
+#: stranger could name others': to MAX_ADDRESSES ports of these two go six dials in each of three attempts.
 MAX_HOSTS: Final = 2
 
 #: Connections that are taken of a peer in one attempt.
@@ -86,6 +87,8 @@ class HolePuncher:
         self._allowed = allowed
         self._awaited: list[_Awaited] = []
         self._punching: set[PeerId] = set()
+        #: Attempts that the other end of a connection has begun.
+        self._answered: WeakKeyDictionary[PeerConnection, int] = WeakKeyDictionary()
         #: By peer, those who wait for what comes of it, and why it failed last.
         self._waiting: dict[PeerId, set[asyncio.Future[str]]] = {}
         self._upgrading: dict[PeerId, asyncio.Task[None]] = {}
@@ -160,12 +163,15 @@ class HolePuncher:
         peer = connection.peer
         if connection.relay is None or connection.link.inbound:
             raise StreamError("a hole is punched only to a peer that was dialled through a relay")
+        if self._answered.get(connection, 0) >= ATTEMPTS:
+            raise StreamError(f"{ATTEMPTS} attempts were made to punch a hole to this peer")
         if peer in self._punching or len(self._punching) >= MAX_PUNCHING:
             raise StreamError("a hole to this peer, or to too many others, is being punched")
         if not (own := self.seen_at()):
             self._told(peer, "no relay says where this peer is seen")
             raise StreamError("no relay says where this peer is seen")
         self._punching.add(peer)
+        self._answered[connection] = self._answered.get(connection, 0) + 1
         try:
             machine = PunchResponder(own)
             async with asyncio.timeout(TALK_TIMEOUT):
@@ -222,7 +228,7 @@ class HolePuncher:
         again = AGAIN
         wire = partial(self.client.taken, self._who)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DIAL_TIMEOUT), self._dialler.listening(wire):
+            async with asyncio.timeout(DIAL_TIMEOUT), self._listening(wire):
                 while (found := self._direct(peer)) is None:
                     try:
                         return await self.client.dial_at_once(addresses, peer, server=server)
@@ -234,6 +240,15 @@ class HolePuncher:
         if (found := self._direct(peer)) is not None:
             return found
         raise failure or DialError(f"no answer within {DIAL_TIMEOUT:g} s from any of the peer's addresses")
+
+    @contextlib.asynccontextmanager
+    async def _listening(self, wire: Callable[[], asyncio.BaseProtocol]) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._dialler.listening(wire))
+            except OSError as error:
+                raise DialError(f"no port to punch a hole from: {reason_of(error)}") from error
+            yield
 
     def _who(self, ip: IPv4Address | IPv6Address, port: int) -> tuple[PeerId, bool] | None:
         """Who of those that are dialled now comes from there: it is told at which port, but a NAT may show another."""

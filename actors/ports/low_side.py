@@ -16,7 +16,7 @@ from protocol.identity import Identity
 
 
 class LowSide:
-    """``leading``: connections through a relay that only lead to a direct one: nobody is given them."""
+    """See the module; as of Peer."""
 
     def __init__(
         self,
@@ -27,7 +27,6 @@ class LowSide:
         resolver: Callable[[], Resolver],
         accepted: Callable[[PeerConnection], None],
     ) -> None:
-        self.leading: set[PeerConnection] = set()
         self._accepted = accepted
         dialler = PortDialler(resolver())
         self._puncher = HolePuncher(dialler, private=policy.private_network, allowed=policy.meets)
@@ -55,11 +54,9 @@ class LowSide:
 
     async def lead_on(self, relayed: PeerConnection) -> PeerConnection:
         """The same; ``relayed`` was made for that alone, and is closed."""
-        self.leading.add(relayed)
         try:
             return await self.direct(relayed)
         finally:
-            self.leading.discard(relayed)
             await relayed.close()
 
     async def close(self) -> None:

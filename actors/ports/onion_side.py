@@ -70,7 +70,9 @@ class OnionSide:
             await self._tor.lost.wait()
             try:
                 await self._tor.publish(port, key)
-            except ClientError as error:
+            except Exception as error:
+                if not isinstance(error, ClientError):
+                    log.exception("a fault while the onion was made again")
                 log.warning("the onion is not reached: %s; trying again in %g s", error, delay)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, MOST_ONION_DELAY)

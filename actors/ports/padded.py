@@ -1,8 +1,7 @@
 """Padded streams (protocol/padding.py): what they carry is read and written as on any other.
 
 The one who opened the stream and the one who serves it agree within it what it is for.  A stream that is reset is not
-filled up: its total shows.  Nothing here falls back to a
-stream without padding: who cannot is told so.
+filled up: its total shows.  Nothing here falls back to a stream without padding: who cannot is told so.
 """
 
 from __future__ import annotations
@@ -83,6 +82,7 @@ class PaddedStream(PeerStream):
                 break
             await self._change()
         stream.session.send(stream, frames)
+        self._padder.total += len(frames)
         self._client.turn()
 
     async def finish(self) -> None:
@@ -92,7 +92,7 @@ class PaddedStream(PeerStream):
                 return
             with contextlib.suppress(StreamError):  # it is gone: there is nothing to hide any more
                 for frame in self._padder.filling():
-                    await super().write(frame)
+                    await self._send(frame)
             self._finished = True
             await super().finish()
 

@@ -91,7 +91,8 @@ class CircuitStream(IMuxedStream):
                 await self._stream.finish()
             self._stream.abandon()
 
-        await self._ask(close)
+        with trio.CancelScope(shield=True):  # it does not wait for the peer
+            await self._ask(close)
 
     async def reset(self) -> None:
         self._closed = self._finished = True
@@ -99,7 +100,8 @@ class CircuitStream(IMuxedStream):
         async def reset() -> None:
             self._stream.reset()
 
-        await self._ask(reset)
+        with trio.CancelScope(shield=True):
+            await self._ask(reset)
 
     def set_deadline(self, ttl: int) -> None:
         """Seconds in which each read and each write must be done; else trio.TooSlowError.  ValueError."""

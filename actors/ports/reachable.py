@@ -154,6 +154,9 @@ class Reachable:
     async def _reserve(self, relay: RelayAt) -> None:
         peer = PeerId(relay.peer)
         if self._dialler is not None:
+            if not self._dialler.may_dial(peer):
+                self._avoid[peer.bytes] = time.monotonic() + AVOID
+                return
             self._dialler.allow([peer])
         failure: ClientError | None = None
         for address in relay.addresses:
@@ -208,17 +211,21 @@ class Reachable:
             return
         self._sequence = max(self._sequence + 0.001, time.time())
         record = seal_whereabouts(self._identity, reached, self._sequence)
+        connections = [one.connection for one in self._held.values()]
+        # Each of them keeps it too, so that it is found where others ask.
+        answers = await asyncio.gather(
+            *(say_whereabouts(one, record) for one in connections if one is not None and one.usable),
+            return_exceptions=True,
+        )
         failure: ClientError | None = None
         self.copies = 0
-        for reservation in list(self._held.values()):
-            connection = reservation.connection
-            if connection is None or not connection.usable:
-                continue
-            try:
-                # Each of them keeps it too, so that it is found where others ask.
-                self.copies = max(self.copies, await say_whereabouts(connection, record))
-            except ClientError as error:
-                failure = error
+        for answer in answers:
+            if isinstance(answer, ClientError):
+                failure = answer
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                self.copies = max(self.copies, answer)
         self._told_at = time.monotonic()
         self._told = reached
         self._tell()

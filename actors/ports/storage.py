@@ -16,6 +16,7 @@ from typing import Final
 from actors.ports.control import SOCKET
 from protocol.errors import LocalProtocolError
 from protocol.identity import Identity
+from protocol.privacy_messages import Level
 
 FILE: Final = "identity.key"
 
@@ -48,6 +49,14 @@ def load_or_create_identity(data_dir: Path) -> Identity:
         raise IdentityError(
             f"data_dir = {data_dir}: {error.strerror or error}; choose another with --data-dir"
         ) from error
+
+
+def folder_at(level: Level, folder: Path) -> Path:
+    """Where a peer's identity for ``level`` is kept, in the folder that is its own.
+
+    At LOW others see where it is: who it is there must tell nobody who it is at HIGH, and a Peer knows nothing of
+    another one's past.  At MAXIMUM it is somebody new to each."""
+    return folder / "low" if level is Level.LOW else folder
 
 
 def load_identity(data_dir: Path) -> Identity:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,7 +55,14 @@ class TorControl:
             if not self._closed:
                 loop.call_soon_threadsafe(self.lost.set)
 
-        made = await in_daemon_thread(self._publish, port, key, gone)
+        given_up = threading.Event()
+        try:
+            made = await in_daemon_thread(self._publish, port, key, gone, given_up)
+        except BaseException:
+            # Whether the onion was made or not: Tor would pass it on to a port that is somebody else's soon.
+            given_up.set()
+            await self._hang_up()
+            raise
         self.lost.clear()
         if self._controller is None or not self._controller.is_alive():
             self.lost.set()
@@ -63,12 +71,18 @@ class TorControl:
     async def close(self) -> None:
         """The onion is gone with it."""
         self._closed = True
-        if self._controller is not None:
-            await in_daemon_thread(self._controller.close)
-            self._controller = None
+        await self._hang_up()
 
-    def _publish(self, port: int, key: str, gone: Callable[[], None]) -> tuple[str, str]:
+    async def _hang_up(self) -> None:
+        controller, self._controller = self._controller, None
+        if controller is not None:
+            await in_daemon_thread(controller.close)
+
+    def _publish(self, port: int, key: str, gone: Callable[[], None], given_up: threading.Event) -> tuple[str, str]:
         controller = self._connected(gone)
+        if given_up.is_set():  # by who saw no controller yet
+            controller.close()
+            raise TorError("nobody waits for the onion any more")
         import stem
 
         kind, _, content = key.partition(":") if key else ("NEW", "", "ED25519-V3")

@@ -114,7 +114,7 @@ def recorded(path: Path) -> Iterator[None]:
 
 def plant(leak: str, own: str, other: str, peer: Peer) -> None:
     if leak == "identify":
-        peer._client_high().announce([encode_tcp(ip_address(own), 4001)])
+        peer._ways.high.announce([encode_tcp(ip_address(own), 4001)])
     elif leak == "direct":
         with socket.socket() as direct:
             direct.setblocking(False)

@@ -9,12 +9,15 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from actors.circuit_client import ClientPolicy
+from actors.peer_link import PeerLink
 from actors.ports.client import Client, DialError, PeerConnection, PeerStream, StreamError
 from actors.ports.client_sockets import Socket
+from actors.ports.diallers import LevelRefused, RelayDialler
 from actors.ports.resolver import Resolver, ResolverPolicy
 from actors.refresh_schedule import RefreshPolicy
 from protocol.connection import ConnectionLimits
@@ -337,19 +340,66 @@ async def test_a_relay_that_resets_whoever_comes_leaves_nothing() -> None:
         assert not alice._sockets and not alice.core.links
 
 
-async def test_who_is_not_known_yet_is_not_taken_for_anybody() -> None:
-    """A relay that says nothing, or one whose connection failed, stops no other."""
-    other = Identity.from_seed(seeded("other")).peer_id
+async def test_who_was_dialled_is_not_talked_to_and_who_was_talked_to_is_not_dialled() -> None:
+    """From the first packet on, and for good; a relay that says nothing stops no other."""
+    other, third = (Identity.from_seed(seeded(name)).peer_id for name in ("other", "third"))
     accepted = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         accepted.set()
         await reader.read(-1)
 
-    async with server(say_nothing) as address, client() as alice:
+    dialler = RelayDialler()
+    async with server(say_nothing) as address, Client(Identity.from_seed(seeded("alice")), dialler=dialler) as alice:
+        dialler.allow([other])
         dialling = asyncio.ensure_future(alice.connect(f"{address}/p2p/{other}"))
         await accepted.wait()
-        assert not alice.direct_to(other)
+        with pytest.raises(LevelRefused, match="has seen its IP"):
+            dialler.talk_to(other)
+        dialler.met(other)  # it calls, which nobody can keep it from
+        assert dialler.may_dial(other)
         dialling.cancel()
         await asyncio.gather(dialling, return_exceptions=True)
-        assert not alice.direct_to(other)
+        with pytest.raises(LevelRefused):
+            dialler.talk_to(other)
+        dialler.talk_to(third)
+        dialler.allow([third])
+        with pytest.raises(LevelRefused, match="was talked to through a relay"):
+            await alice.connect(f"{address}/p2p/{third}")
+        assert not dialler.may_dial(third)
+
+
+async def test_what_comes_as_who_asked_is_cancelled_is_closed() -> None:
+    class Nowhere:
+        def write(self, data: bytes) -> None: ...
+        def close(self) -> None: ...
+
+    asked: list[Callable[[PeerLink], None]] = []
+    async with client() as alice:
+        link = alice.core.attach(Nowhere(), None, alice.now())
+        waiting = asyncio.ensure_future(alice._within(lambda answer, now: asked.append(answer), "no circuit"))
+        await asyncio.sleep(0)
+        asked[0](link)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert waiting.cancelled() and link.ended and link not in alice.core.links
+
+
+async def test_a_stream_that_comes_as_who_asked_is_cancelled_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[asyncio.Future[PeerStream]] = []
+    reset: list[PeerStream] = []
+
+    def forget(stream: PeerStream) -> None:
+        reset.append(stream)
+
+    monkeypatch.setattr(PeerStream, "reset", forget)
+    async with client() as alice:
+        monkeypatch.setattr(alice.core, "open", lambda link, protocols, opened, *_: came.append(opened))
+        link = alice.core.attach(None, None, alice.now())  # type: ignore[arg-type]
+        waiting = asyncio.ensure_future(PeerConnection(alice, link).open(ECHO, padded=False))
+        await asyncio.sleep(0)
+        came[0](SimpleNamespace(changed=None))  # type: ignore[operator]
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert waiting.cancelled() and len(reset) == 1
+        link.wire = None

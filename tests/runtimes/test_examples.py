@@ -6,6 +6,7 @@ import ast
 import asyncio
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from actors.ports.client import Client, PeerConnection, PeerStream
+from actors.ports.storage import load_identity
 from protocol.identity import Identity
 from tests.support.peers import seeded
 from tests.support.process import PATIENCE, REPOSITORY, NodeProcess, readable
@@ -99,6 +101,27 @@ def test_hello_in_the_readme(relay: NodeProcess, tmp_path: Path) -> None:
     ):
         code, said = hello.run("alice", target, level)
         assert code == 1 and said.startswith(why), (level, said)
+    # Whoever sees where alice is, at low, does not learn who she is at high.
+    at_high, at_low = (load_identity(tmp_path / "alice" / part).peer_id for part in ("", "low"))
+    assert at_high != at_low
+
+
+def test_hello_at_maximum_asks_nobody_but_tor(relay: NodeProcess, tmp_path: Path) -> None:
+    """Not even a relay, and there is one that it would know."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.0)
+        named = f"/ip4/127.0.0.1/tcp/{listening.getsockname()[1]}/p2p/{relay.ready['peer_id']}"
+        variables = {"DESCORD_RELAY_PUBLIC_RELAYS": named, "DESCORD_RELAY_PRIVATE_NETWORK": "on",
+                     "DESCORD_RELAY_TOR_SOCKS": "127.0.0.1:1"}  # fmt: skip
+        hello = Hello(tmp_path, variables)
+        onion = f"/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:1/p2p/{relay.ready['peer_id']}"
+        code, said = hello.run("alice", onion, "maximum")
+        assert code == 1 and "start Tor" in said
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+        # At high it would have been asked.
+        hello.run("alice", relay.ready["peer_id"], "high")
+        listening.accept()[0].close()
 
 
 async def test_the_client_in_the_readme_of_actors(relay: NodeProcess) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from actors.dial_address import parse_dial_address
 from actors.ports.client import Client
-from actors.ports.connections import DialError
+from actors.ports.connections import DialError, StreamError
 from actors.ports.diallers import PortDialler
 from actors.ports.hole_punch import MAX_TAKEN, HolePuncher, _of_few_hosts
 from protocol.addresses import encode_tcp
+from protocol.dcutr import ATTEMPTS, PeerSeenAt, PunchInitiator
 from protocol.identity import Identity
 from tests.support.peers import seeded
 
@@ -132,3 +136,52 @@ async def test_one_who_is_awaited_comes_no_more_often_than_he_is_wanted() -> Non
 def test_ports_of_two_hosts_are_dialled_at_most() -> None:
     named = [at(f"203.0.113.{host}", port) for host in (1, 2, 3) for port in (1, 2)]
     assert _of_few_hosts(named) == tuple(named[:4])
+
+
+class Asking:
+    """The stream of a peer that asks for a hole to somebody who refuses, as often as it may."""
+
+    def __init__(self, port: int) -> None:
+        self._machine = PunchInitiator([at("127.0.0.44", port)], 0.0)
+        self._said = self._machine.data_to_send()
+
+    async def read(self) -> bytes:
+        said, self._said = self._said, b""
+        return said
+
+    async def write(self, data: bytes) -> None:
+        self._machine.receive_data(data)
+        assert isinstance(self._machine.next_event(), PeerSeenAt)
+        self._machine.synchronise(1.0)
+        self._said = self._machine.data_to_send()
+
+
+async def test_who_was_called_has_us_dial_three_times_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.ports.hole_punch.DIAL_TIMEOUT", 0.2)
+    bob = Identity.from_seed(seeded("bob")).peer_id
+
+    class Called:
+        relay, peer, link = STRANGER, bob, SimpleNamespace(inbound=False)
+
+    async with asyncio.timeout(30), punching() as (puncher, dialler, _):
+        monkeypatch.setattr(puncher, "seen_at", lambda: (at("127.0.0.1", 5),))
+        connection: Any = Called()
+        for _ in range(ATTEMPTS):
+            dialler.listens.clear()
+            await puncher.answer(connection, Asking(7000))  # type: ignore[arg-type]
+            assert dialler.listens.is_set()
+        dialler.listens.clear()
+        with pytest.raises(StreamError, match="attempts were made"):
+            await puncher.answer(connection, Asking(7000))  # type: ignore[arg-type]
+        assert not dialler.listens.is_set()
+
+
+async def test_a_host_without_a_file_descriptor_left_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asyncio.timeout(30), punching() as (puncher, dialler, _):
+
+        def none_left(_: socket.AddressFamily) -> socket.socket:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        monkeypatch.setattr(dialler, "_bound", none_left)
+        with pytest.raises(DialError, match="no port to punch a hole from: too many open files"):
+            await puncher._punch((at("127.0.0.9", 1),), STRANGER, server=True)

@@ -29,6 +29,7 @@ from actors.private_node import PrivateNode
 from protocol import dcutr
 from protocol.addresses import encode_tcp, with_peer
 from protocol.identity import Identity, PeerId
+from protocol.padding import UNIT, Unpadder, padme
 from protocol.privacy_messages import Level, RelaysChosen
 from protocol.whereabouts import seal_whereabouts
 from tests.runtimes.test_metrics import free_port
@@ -209,7 +210,7 @@ async def test_who_is_known_at_one_of_low_and_high_is_not_met_at_the_other(
         ):
             with pytest.raises(NoPath, match=f"known at the privacy level {first}"):
                 await refused
-        assert (alice._high is None) == (first is Level.LOW) and (alice._low is None) == (first is Level.HIGH)
+        assert alice._ways.begun == {first}
 
 
 async def test_a_connection_that_leads_to_a_direct_one_is_given_to_nobody(
@@ -274,8 +275,8 @@ async def test_where_a_peer_is_at_low_is_told_to_those_who_are_to_meet_it(
         met = await alice.connect(address, level=Level.LOW, relayed=True)
         assert (await alice.direct(met)).relay is None
         await echoed(await refused.open(ECHO), 1000)  # by the relay it is served, if a handler will
-        assert bob._low is not None and not bob._low.client.direct_to(mallory.peer_id)
-        assert mallory._low is not None and not mallory._low.client.direct_to(bob.peer_id)
+        assert all(one.relay is not None for one in bob._ways.open_to(Level.LOW, mallory.peer_id, 1))
+        assert all(one.relay is not None for one in mallory._ways.open_to(Level.LOW, bob.peer_id, 1))
 
 
 async def test_nobody_is_dialled_who_is_not_known_as_a_relay(
@@ -363,12 +364,12 @@ async def test_who_sees_our_ip_already_is_not_reached_as_if_it_did_not(
             await alice.connect(relay["peer_id"], level=Level.HIGH, hops=2)
         target = PeerId.parse(relay["peer_id"])
         assert len(asked) >= 2 and all(target.bytes in avoid for avoid in asked)
-        assert not alice._client_high().direct_to(target)
+        assert alice._ways.relays.may_dial(target)
         # Connected to it as a relay, it is refused as a target.
         chosen = await choose(Level.HIGH, 8, 5.0, ())
-        await alice.relay(next(one for one in chosen.relays if one.peer == target.bytes))
+        await alice._ways.relay(next(one for one in chosen.relays if one.peer == target.bytes))
         circuit = f"{nodes[0].ready['addresses'][0]}/p2p-circuit/p2p/{target}"
-        with pytest.raises(NoPath, match="sees its IP"):
+        with pytest.raises(NoPath, match="has seen its IP"):
             await alice.connect(circuit, level=Level.HIGH)
 
 
@@ -418,7 +419,7 @@ async def test_through_relays_in_a_row_nobody_knows_both_ends(
         peer("bob", tmp_path, nodes, keep=1) as bob,
         peer("alice", tmp_path, nodes) as alice,
     ):
-        bob._handlers = {ECHO: remember}
+        bob._ways._handlers = {ECHO: remember}
         await bob.listen(Level.HIGH)
         connection = await alice.connect(bob.peer_id, level=Level.HIGH, hops=hops)
         assert connection.peer == bob.peer_id
@@ -463,7 +464,7 @@ async def test_what_a_level_forbids_is_refused_before_a_name_is_looked_up() -> N
         address = parse_dial_address(text, onion=True)
         with pytest.raises(LevelRefused):
             await dialler.find(address)
-    high.forbid(relay)
+    high.talk_to(relay)
     with pytest.raises(LevelRefused):
         await high.find(parse_dial_address(f"/ip4/127.0.0.1/tcp/4001/p2p/{relay}"))
 
@@ -543,22 +544,34 @@ async def test_a_peer_that_pads_pads_all_that_it_opens(
 
 
 async def test_a_padded_stream_whose_finish_was_given_up_can_still_be_finished(
-    relays: Callable[..., list[NodeProcess]], tmp_path: Path
+    relays: Callable[..., list[NodeProcess]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = relays(1)
     reads = asyncio.Event()
     totals: list[int] = []
+    received: list[int] = []
+
+    class Counting(Unpadder):
+        total = 0
+
+        def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+            self.total += len(data)
+            super().receive_data(data)
+
+    monkeypatch.setattr("actors.ports.padded.Unpadder", Counting)
 
     async def later(_: PeerConnection, stream: PeerStream) -> None:
+        assert isinstance(stream, PaddedStream) and isinstance(stream._unpadder, Counting)
         await reads.wait()
         total = 0
         while data := await stream.read():
             total += len(data)
         totals.append(total)
+        received.append(stream._unpadder.total)
         await stream.write(b"all")
 
     async with pair(tmp_path, nodes) as (bob, alice):
-        bob._handlers = {ECHO: later}
+        bob._ways._handlers = {ECHO: later}
         (address,) = await bob.listen(Level.HIGH)
         stream = await alice.open(address, ECHO, level=Level.HIGH, padded=True)
         written = 0
@@ -575,6 +588,8 @@ async def test_a_padded_stream_whose_finish_was_given_up_can_still_be_finished(
         await stream.finish()
         assert await stream.read_exactly(3) == b"all"
         assert totals == [written]
+        assert isinstance(stream, PaddedStream) and received == [stream._padder.total]
+        assert padme(received[0] // UNIT) * UNIT == received[0]
         with pytest.raises(StreamError, match="was finished"):
             await stream.write(b"more")
 
