@@ -106,21 +106,27 @@ async def converse(network: PrivateTorNetwork, folder: Path) -> dict[str, Any]:
                     found["after_kill"] = await without_tor(network, peer, stream, onion)
     async with Peer(Identity.from_seed(seeded("bob")), NoNode(), policy=at_host) as again:
         # Given up before it is known: Tor forgets it, and would not make it a second time if it had not.
-        connect, connected, loop = again._tor._connected, asyncio.Event(), asyncio.get_running_loop()
-
-        def tell(gone: Callable[[], None]) -> Any:
-            controller = connect(gone)
-            loop.call_soon_threadsafe(connected.set)
-            return controller
-
-        again._tor._connected = tell  # type: ignore[method-assign]
-        given_up = asyncio.ensure_future(again.listen(Level.MAXIMUM, key=bob.onion_key))
-        await connected.wait()
-        given_up.cancel()
-        await asyncio.gather(given_up, return_exceptions=True)
+        found["given up"] = await give_up_listening(again, bob.onion_key)
         (same,) = await again.listen(Level.MAXIMUM, key=bob.onion_key)
-        found["same"] = given_up.cancelled() and same == onion
+        found["same"] = same == onion
     return found | {"seen": seen, "observed": sorted(set(observed)), "spoken": spoken}
+
+
+async def give_up_listening(peer: Peer, key: str) -> bool:
+    """Once Tor was reached, and before the onion is known.  Whether it was cancelled."""
+    connect, connected, loop = peer._tor._connected, asyncio.Event(), asyncio.get_running_loop()
+
+    def reached(gone: Callable[[], None]) -> Any:
+        controller = connect(gone)
+        loop.call_soon_threadsafe(connected.set)
+        return controller
+
+    peer._tor._connected = reached  # type: ignore[method-assign]
+    listening = asyncio.ensure_future(peer.listen(Level.MAXIMUM, key=key))
+    await connected.wait()
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    return listening.cancelled()
 
 
 async def tell(leak: str, identity: Identity, policy: PeerPolicy, bob: Peer, onion: str) -> None:

@@ -112,6 +112,7 @@ def test_a_leak_that_is_planted_is_seen(said: tuple[dict[str, object], Path]) ->
 
 def test_an_onion_outlives_its_tor_and_its_process(said: tuple[dict[str, object], Path]) -> None:
     found, _ = said
+    assert found["given up"] is True
     assert found["same"] is True, "the same key is the same address, and who is met there"
     seen = found["seen"]
     assert isinstance(seen, list) and len(seen) == MEETINGS, "it was reached again after Tor had been killed"
