@@ -193,14 +193,14 @@ def test_ours_is_dialled_and_not_seen(implementation: str, scene: Callable[[], A
 ASKED = (identify.PROTOCOL, identify.PUSH_PROTOCOL, ping.PROTOCOL, *PRY)
 
 
-def asked(here: Scene, bob: Other, alice: str) -> tuple[set[str], bytes]:
-    """(the protocols that alice speaks with bob, all that she says by them).  He tells her where he is himself: she
-    is not to go there."""
-    lure = identify_pb2.Identify(listenAddrs=[encode_tcp(ip_address(here.lab.ip("bob")), 4001)])
-    data = {identify.PUSH_PROTOCOL: frame(lure.SerializeToString()), ping.PROTOCOL: bytes(32)}
+def ask_all(other: Other, ours: str, lure: bytes = b"") -> tuple[set[str], bytes]:
+    """(those of ASKED that ours speaks with the other, all that it says by them).  ``lure``: where the other says that
+    it is itself, a binary multiaddr: ours is not to go there."""
+    push = identify_pb2.Identify(listenAddrs=[lure] if lure else [])
+    data = {identify.PUSH_PROTOCOL: frame(push.SerializeToString()), ping.PROTOCOL: bytes(32)}
     spoken, said = set(), b""
     for protocol in ASKED:
-        answer = bob.call("ask", peer=alice, protocol=protocol, data=data.get(protocol, b"").hex())
+        answer = other.call("ask", peer=ours, protocol=protocol, data=data.get(protocol, b"").hex())
         said += bytes.fromhex(answer["said"])
         if answer["spoken"]:
             spoken.add(protocol)
@@ -217,7 +217,7 @@ def test_one_who_pries_is_told_nothing(
         bob.call("reserve", relay=here.relay)
         alice = here.ours("alice", "identify" if planted else "", curious=planted)
         alice.ask("dial", f"{here.relay}/p2p-circuit/p2p/{bob.peer_id}")
-        spoken, said = asked(here, bob, alice.peer_id)
+        spoken, said = ask_all(bob, alice.peer_id, encode_tcp(ip_address(here.lab.ip("bob")), 4001))
         alice.end()
     if planted:
         assert set(CURIOUS) < spoken and here.names("alice", said)
