@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.lookout import settings_to_look
-from actors.ports.client import PeerConnection, PeerStream, StreamError
+from actors.ports.client import Client, PeerConnection, PeerStream, StreamError
+from actors.ports.diallers import RelayDialler, TorDialler
 from actors.ports.peer import Peer
 from actors.private_node import PrivateNode
 from protocol import identify
@@ -115,6 +116,18 @@ def recorded(path: Path) -> Iterator[None]:
 def plant(leak: str, own: str, other: str, peer: Peer) -> None:
     if leak == "identify":
         peer._ways.high.announce([encode_tcp(ip_address(own), 4001)])
+    elif leak in ("context", "same"):  # through several relays
+        make = peer._ways.context
+
+        def leaking(dialler: RelayDialler | TorDialler) -> Client:
+            made = make(dialler)
+            if leak == "context":
+                made.announce([encode_tcp(ip_address(own), 4001)])
+            else:
+                made.core._passing = lambda: made.core._static
+            return made
+
+        peer._ways.context = leaking  # type: ignore[method-assign]
     elif leak == "direct":
         with socket.socket() as direct:
             direct.setblocking(False)
