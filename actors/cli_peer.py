@@ -3,7 +3,7 @@
 descord-relay ping PEER --privacy high          by which way is it reached, and how far is that
 descord-relay expose SERVICE HOST:PORT          let peers reach a TCP service of this host
 descord-relay forward LOCAL PEER SERVICE        a local port that leads to a peer's service
-descord-relay socks LOCAL                       a local SOCKS port that leads to any peer's: PEER.high.descord
+descord-relay socks LOCAL                       a local SOCKS port that leads to any peer's: PEER.LEVEL.descord
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from actors.ports.peer import Peer
 from actors.ports.peer_terms import PeerPolicy
 from actors.ports.resolver import Resolver, ResolverPolicy
 from actors.ports.storage import folder_at, load_or_create_identity
-from actors.ports.tunnels import Exposed, LocalPort, TunnelError, handlers, host_and_port
+from actors.ports.tunnels import Exposed, LocalPort, TunnelError, book_of, handlers, host_and_port
 from actors.settings import Settings, SettingsError
 from protocol.connection import ConnectionLimits
 from protocol.identity import Identity, PeerId
@@ -51,7 +51,7 @@ def add_parsers(commands: Any) -> None:
     expose.add_argument(
         "--allow", nargs="+", default=[], metavar="PEER", help="peer ids that may connect; any: anybody may"
     )
-    _privacy(expose, (Level.HIGH, Level.MAXIMUM))
+    _privacy(expose, tuple(Level))
 
     forward = commands.add_parser(
         "forward",
@@ -67,9 +67,24 @@ def add_parsers(commands: Any) -> None:
         "socks",
         help="a local SOCKS port that leads to any peer's services",
         description="A SOCKS 5 port for programs that know nothing of libp2p: PEER.high.descord is the peer PEER, "
-        "through a relay, and the port is the service. Ends with Ctrl-C.",
+        "through a relay, and the port is the service. So are PEER.low.descord and PEER.maximum.descord, where "
+        "--privacy allows them. Ends with Ctrl-C.",
     )
     socks.add_argument("local", metavar="LOCAL", nargs="?", default="1081", help="PORT or HOST:PORT (default: 1081)")
+    socks.add_argument(
+        "--privacy",
+        nargs="+",
+        choices=tuple(Level),
+        default=[Level.HIGH],
+        help="the levels that a host name may ask for (default: high)",
+    )
+    socks.add_argument(
+        "--peer",
+        nargs="+",
+        default=[],
+        metavar="ADDRESS",
+        help="where peers are, as expose prints it: at maximum nobody is asked",
+    )
     for command in (expose, forward, socks):
         command.add_argument(
             "--data-dir",
@@ -121,8 +136,10 @@ def _relayed(command: argparse.ArgumentParser) -> None:
     command.add_argument("--relayed", action="store_true", help="at low: a relay will do where there is no direct way")
 
 
-def policy_of(settings: Settings, *, padded: bool = False) -> PeerPolicy:
-    """From the settings."""
+def policy_of(
+    settings: Settings, *, padded: bool = False, meets: Callable[[PeerId], bool] = lambda _: True
+) -> PeerPolicy:
+    """From the settings.  ``meets``: as of PeerPolicy."""
     limits = ConnectionLimits(
         handshake_timeout=settings.handshake_timeout,
         keepalive_interval=settings.keepalive_interval,
@@ -136,6 +153,7 @@ def policy_of(settings: Settings, *, padded: bool = False) -> PeerPolicy:
         tor_control=settings.tor_control,
         padded=padded,
         private_network=settings.private_network,
+        meets=meets,
         client=ClientPolicy(stream_timeout=settings.stream_timeout, connection=limits),
     )
 
@@ -150,8 +168,10 @@ async def peer_of(
     told: Callable[[str], None] = lambda _: None,
     *,
     padded: bool,
+    meets: Callable[[PeerId], bool] = lambda _: True,
 ) -> AsyncIterator[Peer]:
-    """A peer, and the node beside it that knows relays.  ``level``: the only one that is used, None: any."""
+    """A peer, and the node beside it that knows relays.  ``level``: the only one that is used, None: any.  ``meets``:
+    as of PeerPolicy."""
     # Only now: most commands need none of it.
     from actors.lookout import settings_to_look
     from actors.private_node import node_for
@@ -163,7 +183,7 @@ async def peer_of(
                 identity,
                 router,
                 handlers=handlers(exposed or {}, told),
-                policy=policy_of(settings, padded=padded),
+                policy=policy_of(settings, padded=padded, meets=meets),
                 resolver=lambda: Resolver(ResolverPolicy(timeout=settings.resolver_timeout)),
             )
             yield await stack.enter_async_context(peer)
@@ -200,9 +220,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, show: Print) ->
             case "forward":
                 await _forward(arguments, settings, folder, identity, show, told)
             case _:
-                host, port = host_and_port(arguments.local)
-                async with peer_of(settings, folder, None, identity, padded=arguments.padded) as peer:
-                    await _serve(LocalPort(peer, told), lambda local: local.socks(host, port), peer, show)
+                await _socks(arguments, settings, folder, show, told)
     except TunnelError as error:
         raise AddressError(str(error)) from error
     return 0
@@ -210,7 +228,8 @@ async def run(arguments: argparse.Namespace, settings: Settings, show: Print) ->
 
 def _folder(arguments: argparse.Namespace, settings: Settings) -> Path:
     folder = Path(arguments.data_dir).expanduser() if arguments.data_dir else settings.data_dir / FOLDER
-    return folder_at(Level(getattr(arguments, "privacy", Level.HIGH)), folder)
+    level = getattr(arguments, "privacy", Level.HIGH)  # several of them for socks, which knows what to do
+    return folder_at(Level(level), folder) if isinstance(level, str) else folder
 
 
 async def _expose(
@@ -235,7 +254,12 @@ async def _expose(
                 "knows the onion address may connect"
             )
     exposed = {arguments.service: Exposed(host, port, allow)}
-    async with peer_of(settings, folder, level, identity, exposed, told, padded=arguments.padded) as peer:
+
+    def meets(caller: PeerId) -> bool:  # at low: whoever does is told where we are
+        return allow is None or caller in allow
+
+    padded = arguments.padded
+    async with peer_of(settings, folder, level, identity, exposed, told, padded=padded, meets=meets) as peer:
         key = folder / "onion-key"
         addresses = await peer.listen(level, key=_read(key) if level is Level.MAXIMUM else "")
         if level is Level.MAXIMUM:
@@ -267,6 +291,22 @@ def _show_exposed(show: Print, arguments: argparse.Namespace, peer: Peer, addres
     show(event, text + "\n".join(f"  {address}" for address in addresses))
 
 
+async def _socks(
+    arguments: argparse.Namespace, settings: Settings, folder: Path, show: Print, told: Callable[[str], None]
+) -> None:
+    host, port = host_and_port(arguments.local)
+    book = book_of(arguments.peer)
+    async with contextlib.AsyncExitStack() as stack:
+        peers: dict[Level, Peer] = {}
+        for level in dict.fromkeys(map(Level, arguments.privacy)):  # somebody of its own at each
+            place = folder_at(level, folder)
+            identity = load_or_create_identity(place)
+            made = peer_of(settings, place, level, identity, padded=arguments.padded)
+            peers[level] = await stack.enter_async_context(made)
+        first = peers.get(Level.HIGH) or next(iter(peers.values()))
+        await _serve(LocalPort(told), lambda local: local.socks(host, port, peers, book), first, show)
+
+
 async def _forward(
     arguments: argparse.Namespace,
     settings: Settings,
@@ -281,9 +321,11 @@ async def _forward(
 
         async def begin(local: LocalPort) -> None:
             target, service = arguments.peer, arguments.service
-            await local.forward(host, port, target, service, level, relayed=arguments.relayed, hops=arguments.hops)
+            await local.forward(
+                peer, host, port, target, service, level, relayed=arguments.relayed, hops=arguments.hops
+            )
 
-        await _serve(LocalPort(peer, told), begin, peer, show)
+        await _serve(LocalPort(told), begin, peer, show)
 
 
 async def _serve(local: LocalPort, begin: Callable[[LocalPort], Any], peer: Peer, show: Print) -> None:

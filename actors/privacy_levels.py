@@ -91,7 +91,7 @@ def paths(
         case Level.LOW:
             found = [Path((), one) for one in own]
             if relayed:
-                found += _through(circuits, target, relays, draw, avoid, chosen=True)  # both IPs are shown at LOW
+                found += _through(circuits, target, relays, draw, avoid, chosen=chosen)
             if found:
                 return found, ""
             if circuits and not relayed:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from actors.dial_policy import network_of
 from actors.ports.attempts import AllFailed, GiveWay, Late, first_answer, in_a_while
+from actors.ports.client import Client
 from actors.ports.connections import DialError, PeerConnection
 from actors.ports.peer_terms import NoPath, PeerPolicy, Router, way_of
 from actors.ports.ways import Ways
@@ -37,13 +38,16 @@ Ask = Callable[[Way, PeerId], Awaitable[tuple[bytes, ...]]]
 
 
 class Guides:
-    """``late``: relays that were silent, which are asked last."""
+    """``late``: relays that were silent, which are asked last.  ``client``: asks them, as who we are at its level."""
 
-    def __init__(self, router: Router, policy: PeerPolicy, ways: Ways, late: Late) -> None:
+    def __init__(
+        self, router: Router, policy: PeerPolicy, ways: Ways, late: Late, client: Callable[[], Client]
+    ) -> None:
         self._router = router
         self._policy = policy
         self._ways = ways
         self._late = late
+        self._client = client
         self._known: dict[PeerId, tuple[float, tuple[bytes, ...]]] = {}
 
     async def reach(
@@ -104,7 +108,7 @@ class Guides:
                     known.doubt(relay, began)
                 give_way()
 
-            known = self._ways.high if len(way) == 1 else None
+            known = self._client() if len(way) == 1 else None
             began = known.now() if known is not None else 0.0
             try:
                 async with asyncio.timeout(self._policy.path_timeout):
@@ -126,7 +130,7 @@ class Guides:
 
     async def _ask(self, way: Way, peer: PeerId) -> tuple[bytes, ...]:
         (guide,) = way
-        return (await ask_whereabouts(await self._ways.relay(guide), peer, time.time())).addresses
+        return (await ask_whereabouts(await self._ways.relay(guide, self._client()), peer, time.time())).addresses
 
     async def _ask_through(self, way: Way, peer: PeerId) -> tuple[bytes, ...]:
         first, _ = way

@@ -70,7 +70,10 @@ class Peer:
         #: At which of LOW and HIGH this peer id is known: never at both, for at LOW it is seen where it is.
         self._known_at: Level | None = None
         self._late = Late()
-        self._guides = Guides(router, self.policy, self._ways, self._late)
+        self._guides = {
+            Level.LOW: Guides(router, self.policy, self._ways, self._late, lambda: self._ways.low.client),
+            Level.HIGH: Guides(router, self.policy, self._ways, self._late, lambda: self._ways.high),
+        }
         self._onion: OnionSide | None = None
         self._tor = TorControl(self.policy.tor_control)
         self._reachable: Reachable | None = None
@@ -199,7 +202,8 @@ class Peer:
                         await onion.begin(key)
                         self._onion = onion
                 case Level.LOW:
-                    await self._ways.low.reachable.begin()
+                    self._reachable = self._ways.low.reachable
+                    await self._reachable.begin()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -219,15 +223,14 @@ class Peer:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Multiaddrs at which others reach this peer."""
-        by_relays = (self._reachable, self._ways.low.reachable if Level.LOW in self._ways.begun else None)
-        found = [address for one in by_relays if one is not None for address in one.addresses]
+        found = list(self.reachable.addresses) if self.reachable is not None else []
         if self._onion is not None:
             found.append(self._onion.address)
         return tuple(found)
 
     @property
     def reachable(self) -> Reachable | None:
-        """How it is reached at HIGH; None: it is not."""
+        """How it is reached through relays, at HIGH or at LOW; None: it is not."""
         return self._reachable
 
     @property
@@ -257,13 +260,13 @@ class Peer:
     # Ways.
 
     async def _reach(self, target: Target, level: Level, relayed: bool, hops: int) -> PeerConnection:
-        if target.offered or level is not Level.HIGH:
+        if target.offered or level is Level.MAXIMUM:
             return await self._reach_at(target, level, relayed, hops)
 
         async def go(addresses: tuple[bytes, ...]) -> PeerConnection:
             return await self._reach_at(Target(target.peer, addresses), level, relayed, hops, chosen=False)
 
-        return await self._guides.reach(target.peer, go, self._ways.drop, afar=hops > 1)
+        return await self._guides[level].reach(target.peer, go, self._ways.drop, afar=hops > 1)
 
     async def _reach_at(
         self, target: Target, level: Level, relayed: bool, hops: int, *, chosen: bool = True

@@ -1,7 +1,7 @@
 """TCP programs that know nothing of libp2p, talking to each other at a privacy level.
 
     forward   a local port      ─► a stream to one peer's service            `descord-relay forward`
-    socks     a local SOCKS port ─► PEER.high.descord, the port its service   `descord-relay socks`
+    socks     a local SOCKS port ─► PEER.LEVEL.descord, the port its service  `descord-relay socks`
     expose    a peer's stream    ─► a host and port here                      `descord-relay expose`
 
 A service is a name, and the protocol of its streams is /descord/service/NAME.  Nobody reaches one who is not allowed.
@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from actors.ports.client import Handler
 from actors.ports.connections import CHUNK as FRAME
 from actors.ports.connections import ClientError, PeerConnection, PeerStream, StreamError
 from actors.ports.peer import Peer
+from actors.ports.peer_terms import Target
 from protocol.errors import RemoteProtocolError
 from protocol.identity import PeerId
 from protocol.privacy_messages import Level
@@ -45,6 +46,9 @@ CONNECT_TIMEOUT: Final = 10.0
 CHUNK: Final = FRAME
 
 Told = Callable[[str], None]
+
+#: Where peers are said to be: multiaddrs that end in /p2p/PEER.
+Book = Mapping[PeerId, Sequence[str]]
 
 
 class TunnelError(ValueError):
@@ -116,9 +120,10 @@ class LocalPort:
     """A TCP port on this host whose connections :meth:`forward` or :meth:`socks` carry to peers.  ``told``: gets a line
     for a person when a connection comes to nothing."""
 
-    def __init__(self, peer: Peer, told: Told = lambda _: None) -> None:
-        self._peer = peer
+    def __init__(self, told: Told = lambda _: None) -> None:
         self._told = told
+        self._peers: Mapping[Level, Peer] = {}
+        self._book: Book = {}
         self._server: asyncio.Server | None = None
         self._running: set[asyncio.Task[None]] = set()
 
@@ -130,19 +135,30 @@ class LocalPort:
         return host, port
 
     async def forward(
-        self, host: str, port: int, target: str, service: str, level: Level, *, relayed: bool, hops: int = 1
+        self,
+        peer: Peer,
+        host: str,
+        port: int,
+        target: str,
+        service: str,
+        level: Level,
+        *,
+        relayed: bool,
+        hops: int = 1,
     ) -> None:
-        """Carry each connection to ``service`` of ``target``.  OSError: the port cannot be had."""
+        """Carry each connection to ``service`` of ``target``, as ``peer``.  OSError: the port cannot be had."""
         protocol = protocol_of(service)
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            stream = await self._peer.open(target, protocol, level=level, relayed=relayed, hops=hops)
+            stream = await peer.open(target, protocol, level=level, relayed=relayed, hops=hops)
             await join(stream, reader, writer)
 
         await self._listen(host, port, carry)
 
-    async def socks(self, host: str, port: int) -> None:
-        """Carry each connection to where its SOCKS request says: PEER.high.descord.  OSError."""
+    async def socks(self, host: str, port: int, peers: Mapping[Level, Peer], book: Book | None = None) -> None:
+        """Carry each connection to where its SOCKS request says: PEER.LEVEL.descord.  ``peers``: who we are at each of
+        the levels that may be asked for.  ``book``: where peers are.  OSError."""
+        self._peers, self._book = peers, book or {}
         await self._listen(host, port, self._socks)
 
     async def close(self) -> None:
@@ -193,7 +209,10 @@ class LocalPort:
         stream = None
         try:
             target, level = named(request.host)
-            stream = await self._peer.open(target, protocol_of(str(request.port)), level=level)
+            if level not in self._peers:
+                raise TunnelError(f"{request.host}: this port was not told to go to anybody at {level} (--privacy)")
+            where = whereabouts(target, level, self._book)
+            stream = await self._peers[level].open(where, protocol_of(str(request.port)), level=level)
             machine.reply(Reply.SUCCEEDED)
         except (TunnelError, ClientError) as error:
             machine.reply(Reply.NOT_ALLOWED if isinstance(error, TunnelError) else Reply.HOST_UNREACHABLE)
@@ -207,24 +226,48 @@ class LocalPort:
 
 
 def named(host: str) -> tuple[PeerId, Level]:
-    """The peer and level in PEER.high.descord.  Peer ids in base58 tell capitals apart; a program that does not is
+    """The peer and level in PEER.LEVEL.descord.  Peer ids in base58 tell capitals apart; a program that does not is
     given the other form, bafz...  TunnelError: nothing else is ever dialled."""
     parts = host.rstrip(".").split(".")
     if len(parts) != 3 or "." + parts[2].lower() != SUFFIX:
-        raise TunnelError(f"{host} is not dialled: only PEER.{Level.HIGH}{SUFFIX} is")
+        raise TunnelError(f"{host} is not dialled: only PEER.LEVEL{SUFFIX} is, as PEER.{Level.HIGH}{SUFFIX}")
     try:
         level = Level(parts[1].lower())
     except ValueError:
         raise TunnelError(f"{parts[1]} in {host} is no privacy level") from None
-    if level is not Level.HIGH:
-        raise TunnelError(
-            f"{host}: a name says who, and at {level} it must be said where: use descord-relay forward with the peer's "
-            f"whole address (only .{Level.HIGH}{SUFFIX} is looked up)"
-        )
     try:
         return PeerId.parse(parts[0]), level
     except ValueError as error:
         raise TunnelError(f"{host} names no peer: {error}") from error
+
+
+def book_of(addresses: Iterable[str]) -> Book:
+    """By peer, multiaddrs that end in /p2p/PEER.  TunnelError."""
+    book: dict[PeerId, list[str]] = {}
+    for address in addresses:
+        try:
+            target = Target.parse(address)
+        except ClientError as error:
+            raise TunnelError(str(error)) from error
+        if not target.offered:
+            raise TunnelError(f"{address} does not say where the peer is")
+        book.setdefault(target.peer, []).append(address)
+    return book
+
+
+def whereabouts(peer: PeerId, level: Level, book: Book) -> str | PeerId:
+    """What ``peer`` is called by: its address in ``book`` that is for ``level``, or its id, to be looked for.
+    TunnelError: at MAXIMUM nobody is asked where somebody is."""
+    for address in book.get(peer, ()):
+        onion, circuit = address.startswith("/onion3/"), "/p2p-circuit" in address
+        if onion == (level is Level.MAXIMUM) and (circuit or level is not Level.HIGH):
+            return address
+    if level is not Level.MAXIMUM:
+        return peer
+    raise TunnelError(
+        f"{peer}: at {level} nobody is asked where a peer is: say so with --peer /onion3/...:4001/p2p/{peer}, which "
+        f"expose prints"
+    )
 
 
 async def join(

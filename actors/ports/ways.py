@@ -158,13 +158,15 @@ class Ways:
         except ClientError as error:
             raise DialError(f"{name_of(path)}: {error}") from error
 
-    async def relay(self, relay: RelayAt) -> PeerConnection:
-        """A connection at HIGH to a relay that was chosen.  DialError."""
-        self.relays.allow([PeerId(relay.peer)])
+    async def relay(self, relay: RelayAt, client: Client | None = None) -> PeerConnection:
+        """A connection to a relay that was chosen, by ``client``; None: at HIGH.  DialError."""
+        client = client or self.high
+        if client is self._high:
+            self.relays.allow([PeerId(relay.peer)])
         failure: ClientError | None = None
         for address in relay.addresses:
             try:
-                return await self.high.connect(f"{Multiaddr(address)}/p2p/{PeerId(relay.peer)}")
+                return await client.connect(f"{Multiaddr(address)}/p2p/{PeerId(relay.peer)}")
             except DialError as error:
                 failure = error
         raise failure or DialError("the relay has no address")

@@ -132,7 +132,12 @@ def test_a_relay_that_takes_nobody_new_still_serves_those_who_are_there() -> Non
 def test_low_is_direct_and_falls_to_a_relay_only_when_that_is_allowed() -> None:
     offered = [CIRCUIT[R1], OWN, NAMED, ONION]
     assert paths(Level.LOW, BOB.bytes, offered, [], first)[0] == [Path((), OWN), Path((), NAMED)]
-    assert paths(Level.LOW, BOB.bytes, offered, [], first, relayed=True)[0][-1].relays[0].peer == R1.bytes
+    chosen = paths(Level.LOW, BOB.bytes, offered, [], first, relayed=True, chosen=True)[0]
+    assert chosen[-1].relays[0].peer == R1.bytes
+    # Where bob says that he is behind, nobody here having chosen it: only if it is known, and where.
+    assert paths(Level.LOW, BOB.bytes, [CIRCUIT[R1]], [], first, relayed=True)[0] == []
+    (known,) = paths(Level.LOW, BOB.bytes, [CIRCUIT[R1]], [relay(R1)], first, relayed=True)[0]
+    assert known.relays == (RelayAt(R1.bytes, relay(R1).addresses),)
     assert paths(Level.LOW, BOB.bytes, [CIRCUIT[R1]], [], first) == (
         [],
         "no address of the peer itself is known, and a relay was not allowed",
