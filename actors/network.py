@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from actors.desk import DESK
@@ -46,6 +47,7 @@ from actors.own_descriptor import DescriptorIssuer, DescriptorPolicy
 from actors.parts import RELAY_SERVER
 from actors.port_mapper import PortMapper
 from actors.ports import record_storage
+from actors.ports.asn import systems_in
 from actors.ports.gateway import Gateway
 from actors.ports.host import random_bytes
 from actors.ports.multicast import Multicast
@@ -89,7 +91,7 @@ def specs(settings: Settings, identity: Identity, addresses: Sequence[bytes]) ->
         ),
         REACHABILITY: ActorSpec(where + "reachability", {"settings": settings, "own": own}, with_node=True),
         EXTENSION: ActorSpec(where + "extension", {"settings": settings}, with_node=True),
-        PRIVACY: ActorSpec(where + "privacy", {}, with_node=True),
+        PRIVACY: ActorSpec(where + "privacy", {"settings": settings}, with_node=True),
         WHEREABOUTS: ActorSpec(where + "whereabouts", {"settings": settings}, with_node=True),
     }
     if settings.mdns:
@@ -231,5 +233,7 @@ def extension(surroundings: Surroundings, settings: Settings) -> ExtensionServic
     return ExtensionService(surroundings.name, DIRECTORY, serves=serves, metered=metered)
 
 
-def privacy(surroundings: Surroundings) -> PrivacyRouter:
-    return PrivacyRouter(surroundings.name, DIRECTORY, random_bytes)
+def privacy(surroundings: Surroundings, settings: Settings) -> PrivacyRouter:
+    """SettingsError: the file of ``asn_database`` cannot be used."""
+    system_of = systems_in(Path(settings.asn_database).expanduser()) if settings.asn_database else lambda _: ""
+    return PrivacyRouter(surroundings.name, DIRECTORY, random_bytes, system_of)

@@ -49,6 +49,9 @@ _CIRCUIT: Final = b"\xa2\x02"
 
 Draw = Callable[[], float]
 
+#: From a binary multiaddr to the autonomous system that it is in, "": not known.
+SystemOf = Callable[[bytes], str]
+
 
 def tier(relay: FoundRelay) -> int | None:
     """0: a person's, good and with room; 1: public; 2: unrated, takes reservations; None: not to be chosen."""
@@ -80,8 +83,10 @@ def paths(
     relayed: bool = False,
     hops: int = 1,
     avoid: Sequence[bytes] = (),
+    system_of: SystemOf = lambda _: "",
 ) -> tuple[list[Path], str]:
-    """(ways to ``target``, best first; why there is none, for a person).  See PathsWanted."""
+    """(ways to ``target``, best first; why there is none, for a person).  See PathsWanted.  ``system_of``: as of
+    PrivacyRouter."""
     own, circuits, onions = _sorted(offered)
     match level:
         case Level.MAXIMUM:
@@ -98,7 +103,7 @@ def paths(
                 return [], "no address of the peer itself is known, and a relay was not allowed"
             return [], "no address of the peer is known"
         case Level.HIGH if hops > 1:
-            return _chains(circuits, target, relays, draw, avoid, hops)
+            return _chains(circuits, target, relays, draw, avoid, hops, system_of)
         case Level.HIGH:
             found = _through(circuits, target, relays, draw, avoid, chosen=chosen)
             if found:
@@ -148,6 +153,7 @@ def _chains(
     draw: Draw,
     avoid: Sequence[bytes],
     hops: int,
+    system_of: SystemOf,
 ) -> tuple[list[Path], str]:
     """Chains of ``hops`` relays, of which the last is the target's choice: it sees no more than the one before it, and
     is never dialled from here.
@@ -162,7 +168,7 @@ def _chains(
     found = []
     for path in last:
         for turn in range(min(len(leading), MAX_TRIES)):
-            chain = _chain(path.relays[0], leading[turn:] + leading[:turn], hops)
+            chain = _chain(path.relays[0], leading[turn:] + leading[:turn], hops, system_of)
             if chain is not None and chain not in found:
                 found.append(chain)
     if found:
@@ -174,16 +180,21 @@ def _extends(relay: FoundRelay) -> bool:
     return relay.agent.startswith(EXTENDING)
 
 
-def _chain(last: RelayAt, leading: Sequence[FoundRelay], hops: int) -> Path | None:
-    """``hops`` relays of as many networks, the first that fit; None: there are too few."""
+def _chain(last: RelayAt, leading: Sequence[FoundRelay], hops: int, system_of: SystemOf) -> Path | None:
+    """``hops`` relays of as many networks and, where that is known, providers; the first that fit.  None: there are
+    too few."""
     chain: list[RelayAt] = []
-    taken = {network_of(last.addresses[0])}
+    taken = _networks(last.addresses, system_of)
     for one in leading:
-        network = network_of(one.addresses[0])
-        if one.peer != last.peer and network not in taken and len(chain) < hops - 1:
-            taken.add(network)
+        networks = _networks(one.addresses, system_of)
+        if one.peer != last.peer and not networks & taken and len(chain) < hops - 1:
+            taken |= networks
             chain.append(RelayAt(one.peer, one.addresses))
     return Path((*chain, last)) if len(chain) == hops - 1 else None
+
+
+def _networks(addresses: Sequence[bytes], system_of: SystemOf) -> set[str]:
+    return {network_of(one) for one in addresses} | {system for one in addresses if (system := system_of(one))}
 
 
 def _rank_of_known(relay: FoundRelay, *, chosen: bool) -> int | None:

@@ -16,7 +16,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from actors.actor import Send
-from actors.privacy_levels import paths, select_relays
+from actors.privacy_levels import SystemOf, paths, select_relays
 from protocol.discovery_messages import BestRelays, BestRelaysWanted, FoundRelay
 from protocol.messages import ActorDown, CountsAsked, CountsTold, Undeliverable
 from protocol.privacy_messages import (
@@ -44,13 +44,21 @@ MAX_CHOSEN: Final = 16
 
 
 class PrivacyRouter:
-    """See the module.  ``directory``: the actor that knows relays.  ``randomness(n)``: n random bytes."""
+    """See the module.  ``directory``: the actor that knows relays.  ``randomness(n)``: n random bytes.
+    ``system_of``: whose network a binary multiaddr is in, as "AS64500"; "": it is not known."""
 
-    def __init__(self, name: str, directory: str, randomness: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: str,
+        randomness: Callable[[int], bytes],
+        system_of: SystemOf = lambda _: "",
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self._name = name
         self._directory = directory
         self._randomness = randomness
+        self._system_of = system_of
         self._waiting: dict[int, PrivacyMessage] = {}
         self._number = 0
 
@@ -113,6 +121,7 @@ class PrivacyRouter:
                     relayed=wanted.relayed,
                     hops=wanted.hops,
                     avoid=wanted.avoid,
+                    system_of=self._system_of,
                 )
                 if why:
                     problem = f"{why} ({problem})" if problem else why

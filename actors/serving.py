@@ -12,13 +12,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TextIO
 
 from actors.bootstrap import Bootstrap
-from actors.node_base import EXIT_REFUSED, EXIT_UNAVAILABLE, NodeBase
+from actors.node_base import EXIT_REFUSED, EXIT_SETTINGS, EXIT_UNAVAILABLE, NodeBase
 from actors.node_commands import Restarts, commands
 from actors.ports.addresses import BindError
 from actors.ports.control import ControlServer
 from actors.ports.handover import HandoverRefused
 from actors.reports import line
-from actors.settings import Settings
+from actors.settings import Settings, SettingsError
 
 log = logging.getLogger("actors.node")
 
@@ -92,6 +92,9 @@ async def serve(
         await node.control.start(successor=node.kept)
         report(began)
         spawn(bootstrap.run())
+    except SettingsError as error:  # one that only its actor can judge
+        print(f"descord-relay: {error}", file=sys.stderr)
+        return EXIT_SETTINGS
     except BindError as error:
         print(f"descord-relay: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE

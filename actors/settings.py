@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from actors.relay_mode import ALWAYS, COOPERATIVE
+from actors.relay_mode import ALWAYS, COOPERATIVE, DEDICATED
 from actors.settings_table import LISTS, ROWS, TABLE, UNBOUNDED, Row
 
 # It is the node that says so.
@@ -32,6 +32,11 @@ PREFIX: Final = "DESCORD_RELAY_"
 CONFIG: Final = PREFIX + "CONFIG"
 
 PROGRAM: Final = "python -m actors.node"
+
+#: The port of the metrics of a dedicated relay that names none, and as what origin has it: one that somebody else has
+#: is then no error.
+METRICS_PORT: Final = 9090
+BY_MODE: Final = f"mode = {DEDICATED}"
 
 _TRUE: Final = frozenset({"on", "true", "yes", "1"})
 _FALSE: Final = frozenset({"off", "false", "no", "0"})
@@ -105,6 +110,7 @@ class Settings:
     relays_kept: int
     path_timeout: float
     next_path_after: float
+    asn_database: str
     tor_socks: str
     tor_control: str
     handover_timeout: float
@@ -161,6 +167,8 @@ def load_settings(
         values[name] = tuple(values[name])
     if not values["listen"]:
         raise SettingsError("listen is empty: a relay listens on at least one address")
+    if origin["metrics_port"] == "default" and values["mode"] == DEDICATED:
+        values["metrics_port"], origin["metrics_port"] = METRICS_PORT, BY_MODE
     _choose_runtime(values, origin)
     return Settings(**values, origin=origin, print_settings=arguments.print_settings, config=config)
 

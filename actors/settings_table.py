@@ -156,7 +156,8 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("status_interval", "float", "s", 60.0,
         "Time between two lines that say what the node is doing; 0: none.", most=86_400),
     Row("metrics_port", "int", "", 0,
-        "TCP port of the metrics, for Prometheus; 0: none. A dedicated relay takes 9090.", most=65_535),
+        "TCP port of the metrics, for Prometheus; 0: none. A node that is started as a dedicated relay has 9090 unless "
+        "another is named.", most=65_535),
     Row("metrics_listen", "str", "", "127.0.0.1",
         "IP address of the metrics. They name no peer, but say how busy the relay is.", check=_ip_form),
     Row("trace_sampling", "float", "", 1.0,
@@ -305,6 +306,9 @@ TABLE: Final[tuple[Row, ...]] = (
         "beside it: a relay that vanished without a word would cost path_timeout. A relay halfway round the world "
         "answers in less.",
         least=0.1, most=600),
+    Row("asn_database", "str", "", "",
+        "File of autonomous systems (MMDB, as GeoLite2 ASN or DB-IP's) by which relays in a row are of different "
+        "providers, and not only of different networks; pip install 'descord-relay[asn]'. Empty: by network alone."),
     Row("tor_socks", "str", "", "127.0.0.1:9050", "HOST:PORT of Tor's SOCKS port, for the privacy level maximum."),
     Row("tor_control", "str", "", "127.0.0.1:9051",
         "HOST:PORT of Tor's control port, for being reached at the privacy level maximum."),

@@ -23,7 +23,7 @@ from actors.ports.metrics_http import MetricsServer
 from actors.ports.process_watch import ProcessWatch
 from actors.runtime.spec import Runtime
 from actors.self_description import AGENT
-from actors.settings import Settings
+from actors.settings import BY_MODE, Settings
 from protocol import messages
 
 log = logging.getLogger(__name__)
@@ -73,12 +73,13 @@ class NodeMetrics:
         self._runtime.add(METRICS, self._make, after_handle=self._handled)
 
     async def start(self, *, patient: bool = False) -> None:
-        """BindError when the port cannot be had; ``patient``: it is waited for, for another process will leave it."""
+        """BindError when the port cannot be had; ``patient``: it is waited for, for another process will leave it.  So
+        is one that nobody chose."""
         self._watch.start()
         try:
             await self._listen()
         except BindError:
-            if not patient:
+            if not patient and self._settings.origin["metrics_port"] != BY_MODE:
                 raise
             self._listening = asyncio.get_running_loop().create_task(self._wait_for_port())
 

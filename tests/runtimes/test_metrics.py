@@ -273,3 +273,25 @@ def test_promtool_accepts_rules_and_metrics(start: Start) -> None:
         ["promtool", "check", "metrics"], input=node.text(), capture_output=True, text=True, check=False
     )
     assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_a_dedicated_relay_serves_metrics_at_9090_or_says_why_not_and_relays(tmp_path: Path) -> None:
+    flags = ("--mode", "dedicated", "--mdns", "off", "--private-network", "on")
+    try:
+        blocker = socket.create_server(("127.0.0.1", 9090))
+    except OSError as error:
+        pytest.fail(f"this host's port 9090 is needed, for it is the default that is tested: {error}")
+    with blocker:
+        node = NodeProcess(tmp_path / "relay", *flags)
+    try:
+        end = time.monotonic() + PATIENCE
+        while True:  # it is free now, and tried for again
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:9090/metrics", timeout=10) as answer:
+                    assert b"descord_relay_" in answer.read()
+                break
+            except urllib.error.URLError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+    finally:
+        node.stop()

@@ -11,6 +11,7 @@ from multiaddr import Multiaddr
 
 from actors.privacy_levels import GOOD_SCORE, paths, select_relays, tier
 from actors.privacy_router import MAX_WAITING, PrivacyRouter
+from protocol.addresses import decode_tcp
 from protocol.discovery_messages import BestRelays, BestRelaysWanted, FoundRelay
 from protocol.identity import Identity
 from protocol.messages import ActorDown, CountsAsked, CountsTold, Undeliverable
@@ -27,6 +28,7 @@ from tests.support.peers import seeded
 
 NOW = 0.0
 BOB = Identity.from_seed(seeded("bob")).peer_id
+OTHER = Identity.from_seed(seeded("other")).peer_id
 R1, R2, R3 = (Identity.from_seed(seeded(name)).peer_id for name in ("r1", "r2", "r3"))
 ONION = Multiaddr("/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:1234").to_bytes()
 OWN = Multiaddr("/ip4/203.0.113.42/tcp/4001").to_bytes()
@@ -167,6 +169,32 @@ def test_relays_in_a_row_are_of_different_networks_and_the_last_is_the_peers() -
         found, problem = paths(Level.HIGH, BOB.bytes, [CIRCUIT[R1], OWN], [near, far, third], first, hops=hops)
         assert found == [] and "in a row" in problem
     assert paths(Level.HIGH, BOB.bytes, [OWN], [near, far], first, hops=2)[0] == []
+
+
+def test_relays_in_a_row_are_of_different_providers_where_that_is_known() -> None:
+    """R1's provider has another network block, in which R2 is."""
+    systems = {"8.8.8.8": "AS64500", "9.9.9.9": "AS64500", "7.7.7.7": "AS64501"}
+
+    def system_of(address: bytes) -> str:
+        end = decode_tcp(address)
+        return "" if end is None else systems.get(end[0], "")
+
+    last = Multiaddr(f"/ip4/8.8.8.8/tcp/4001/p2p/{R1}/p2p-circuit").to_bytes()
+    same, other, unknown = (
+        FoundRelay(one.bytes, (Multiaddr(f"/ip4/{ip}/tcp/4001").to_bytes(),), ("dht",), 0.05, 0.1, 80.0, "reserves",
+                   agent="descord-relay/0.1.0")
+        for one, ip in ((R2, "9.9.9.9"), (R3, "7.7.7.7"), (OTHER, "6.6.6.6"))
+    )  # fmt: skip
+
+    def firsts(*known: FoundRelay, hops: int = 2) -> list[list[bytes]]:
+        found, _ = paths(Level.HIGH, BOB.bytes, [last], list(known), first, hops=hops, system_of=system_of)
+        return [[one.peer for one in path.relays[:-1]] for path in found]
+
+    assert firsts(same) == []
+    assert firsts(same, other) == [[R3.bytes]]
+    assert firsts(same, unknown) == [[OTHER.bytes]], "by its network alone"
+    assert sorted(firsts(same, other, unknown, hops=3)[0]) == sorted([R3.bytes, OTHER.bytes])
+    assert len(paths(Level.HIGH, BOB.bytes, [last], [same], first, hops=2)[0]) == 1, "without a database"
 
 
 OFFERED = st.lists(

@@ -289,3 +289,11 @@ def test_the_local_runtime_is_not_exchanged_for_another_behind_ones_back(
         load_settings(flags, home(tmp_path, 'runtime = "local"'))
     assert flags[1] in str(caught.value)
     assert load_settings(["--forwarders", "1"], home(tmp_path, 'runtime = "local"')).runtime == "local"
+
+
+def test_a_dedicated_relay_has_metrics_unless_told_otherwise(tmp_path: Path) -> None:
+    environ = home(tmp_path)
+    assert load_settings([], environ).metrics_port == 0
+    dedicated = load_settings(["--mode", "dedicated"], environ)
+    assert (dedicated.metrics_port, dedicated.origin["metrics_port"]) == (9090, "mode = dedicated")
+    assert load_settings(["--mode", "dedicated", "--metrics-port", "0"], environ).metrics_port == 0
