@@ -174,6 +174,7 @@ class CircuitClient:
                 # Sealed bytes go from the arena into the frame of the connection around them: not by a copy of them.
                 dirty.pop()
                 for part in connection.take_output():
+                    link.sent += len(part)
                     say(link.carrier, part)
                 continue
             data = connection.data_to_send()
@@ -294,6 +295,7 @@ class CircuitClient:
 
     def _receive(self, link: PeerLink, data: bytes) -> None:
         if not link.ended:
+            link.received += len(data)
             link.connection.receive_data(data, self._now)
             self._read_events(link)
 

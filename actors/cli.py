@@ -49,10 +49,11 @@ EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
 #: What a client takes from the settings; what is wrong with others is their node's affair.
-CLIENT_SETTINGS: Final = frozenset({"data_dir", "log_level", "handshake_timeout", "keepalive_interval",
-                                    "keepalive_timeout", "stream_timeout", "resolver_timeout", "relays_kept",
-                                    "path_timeout", "next_path_after", "private_network", "tor_socks", "tor_control",
-                                    "trace_identities", "trace_key_rotation"})  # fmt: skip
+CLIENT_SETTINGS: Final = frozenset({
+    "data_dir", "handshake_timeout", "keepalive_interval", "keepalive_timeout", "log_level",
+    "next_path_after", "path_timeout", "private_network", "receipts", "relays_kept", "resolver_timeout",
+    "stream_timeout", "tor_control", "tor_socks", "trace_identities", "trace_key_rotation",
+})  # fmt: skip
 
 Print = Callable[[dict[str, Any], str], None]
 

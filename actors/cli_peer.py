@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from actors.circuit_client import ClientPolicy
 from actors.ports.connections import AddressError, ClientError, PeerConnection
+from actors.ports.own_relay import own_relay
 from actors.ports.peer import Peer
 from actors.ports.peer_terms import PeerPolicy
 from actors.ports.resolver import Resolver, ResolverPolicy
@@ -154,6 +155,7 @@ def policy_of(
         padded=padded,
         private_network=settings.private_network,
         meets=meets,
+        receipts=settings.receipts,
         client=ClientPolicy(stream_timeout=settings.stream_timeout, connection=limits),
     )
 
@@ -185,6 +187,7 @@ async def peer_of(
                 handlers=handlers(exposed or {}, told),
                 policy=policy_of(settings, padded=padded, meets=meets),
                 resolver=lambda: Resolver(ResolverPolicy(timeout=settings.resolver_timeout)),
+                own=own_relay(settings.data_dir, identity.peer_id),
             )
             yield await stack.enter_async_context(peer)
 

@@ -15,7 +15,8 @@ from actors.ports.control import Command, CommandFailed
 from actors.ports.settings_file import SettingsFileError
 from actors.relay_directory import MAX_TIME, MAX_WANTED
 from actors.settings import Settings, SettingsError
-from protocol.reputation_messages import Contribution, ContributionWanted
+from protocol.identity import PeerId
+from protocol.reputation_messages import BytesUsed, Contribution, ContributionWanted, PassTold, PassWanted
 
 log = logging.getLogger("actors.node")
 
@@ -93,6 +94,26 @@ def commands(node: NodeBase, restarts: Restarts, reload: Callable[[], Settings])
             raise CommandFailed("the actor that counts it does not answer: ask again in a moment")
         return to_json(told)
 
+    async def give_pass(question: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            holder = PeerId.parse(str(question.get("peer"))).bytes
+        except ValueError as error:
+            raise CommandFailed(f"peer: {error}") from error
+        if not node.settings.discovery:
+            raise CommandFailed("this node has no reputation (discovery is off)")
+        told = await node.desk.ask(REPUTATION, lambda number: PassWanted(number, DESK, holder), ANSWER_PATIENCE)
+        if not isinstance(told, PassTold):
+            raise CommandFailed("the actor that keeps receipts does not answer: ask again in a moment")
+        if told.problem:
+            raise CommandFailed(told.problem)
+        return {"pass": told.envelope.hex(), "receipts": [one.hex() for one in told.receipts]}
+
+    async def used(question: Mapping[str, Any]) -> Mapping[str, Any]:
+        size = int(_number(question, "bytes", 0, 2**53))
+        if node.settings.discovery:
+            node.running().post(DESK, REPUTATION, BytesUsed(size))
+        return {}
+
     one_by_one = asyncio.Lock()
 
     async def mode(question: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -110,9 +131,11 @@ def commands(node: NodeBase, restarts: Restarts, reload: Callable[[], Settings])
     return {
         "contribution": contribution,
         "mode": mode,
+        "pass": give_pass,
         "relays": relays,
         "restart-forwarders": restart_forwarders,
         "status": status,
+        "used": used,
     }
 
 

@@ -44,13 +44,14 @@ class PeerLink:
     """One connection to a peer.  ``identity``: who we are on it.
 
     ``relay``: the connection that it lies within, None for a direct one.  ``limit``: what its circuit may carry, as
-    the relay told.  ``inbound``: the peer opened it.  ``peer``: set once it has proved who it is.  ``identified``: what
-    it says of itself.  ``ended``: why it is over, "" while it is not.  ``changed``: called after each of these.
+    the relay told.  ``sent``, ``received``: bytes of its circuit.  ``inbound``: the peer opened it.  ``peer``: set once
+    it has proved who it is.  ``identified``: what it says of itself.  ``ended``: why it is over, "" while it is not.
+    ``changed``: called after each of these.
     """
 
     __slots__ = (
         "carrier", "changed", "circuits", "connection", "ended", "identified", "identity", "inbound", "limit",
-        "observed", "peer", "relay", "reserved", "wire",
+        "observed", "peer", "received", "relay", "reserved", "sent", "wire",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, identity: Identity, *, inbound: bool) -> None:
@@ -65,6 +66,7 @@ class PeerLink:
         self.identified: IdentifyMessage | None = None
         self.observed = b""
         self.reserved = False
+        self.sent = self.received = 0
         self.circuits: set[PeerLink] = set()
         self.ended = ""
         self.changed: Callable[[], None] = lambda: None

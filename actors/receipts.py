@@ -4,6 +4,7 @@
     we used one     CircuitUsed, a moment ─► ReceiptAsked ─► ReceiptOffered ─► as we counted? ─► ReceiptSigned
     we want a slot  PriorityWanted ─► ReceiptsShown ─► StandingTold ─► PriorityTold
     a relay shows   ReceiptsShown ─► those of witnesses that we know ─► vouching.py ─► StandingTold
+    its owner does  PassShown ─► whose pass, and the same ─► StandingTold; RelayServer is told
 
 A part of ReputationTracker (actors/reputation_tracker.py).  Whatever a peer does wrong ends its stream.
 """
@@ -25,6 +26,8 @@ from protocol.errors import RemoteProtocolError
 from protocol.identity import Identity
 from protocol.receipts import (
     NothingToSign,
+    Pass,
+    PassShown,
     Receipt,
     ReceiptAsked,
     ReceiptOffered,
@@ -32,7 +35,15 @@ from protocol.receipts import (
     ReceiptsShown,
     StandingTold,
 )
-from protocol.reputation_messages import CircuitUsed, PriorityTold, PriorityWanted, Served, ServedWanted
+from protocol.reputation_messages import (
+    CircuitUsed,
+    PassTold,
+    PassWanted,
+    PriorityTold,
+    PriorityWanted,
+    Served,
+    ServedWanted,
+)
 from protocol.service_messages import StreamAnswer, StreamMessage, StreamOver, StreamWanted
 
 #: Requests a second of one household, and how many at once.  A peer has one for each burst of its circuits.
@@ -62,6 +73,10 @@ TRIES: Final = 3
 
 #: Seconds for a relay's answer.
 TIMEOUT: Final = 10.0
+
+#: Peers that one relay may give passes to, who are served as it would be: its owner's devices.  In all: as operators.
+MAX_HOLDERS: Final = 4
+MAX_PASSES: Final = 4096
 
 _Stream = tuple[str, int]
 
@@ -126,6 +141,8 @@ class Receipts:
         self.counts: Counter[str] = Counter()
         self.confirmed = 0
         self.raised: list[bytes] = []
+        #: By who has it, the newest last.
+        self.passes: dict[bytes, Pass] = {}
         self.vouchers = Vouchers(own)
         self.rows = rows
         self._name = name
@@ -208,11 +225,32 @@ class Receipts:
                 if not self._show_rate.take(household(message.address), now):
                     raise RemoteProtocolError("receipts are shown too often", "rate")
                 self._look(message.peer, envelopes, now)
-                until = int(max(self._until(message.peer), 0.0))
-                told = StandingTold(self.vouchers.standing(message.peer, now), until if until > now else 0)
-                self._say(stream, receipts.encode(told), finish=True)
+                self._tell_standing(stream, message.peer, self._until(message.peer), now)
+            case PassShown(envelope=envelope, receipts=envelopes):
+                if not self._show_rate.take(household(message.address), now):
+                    raise RemoteProtocolError("passes are shown too often", "rate")
+                given = receipts.open_pass(envelope, message.peer, now)
+                self._admit(given, now)
+                self._look(given.relay, envelopes, now)
+                self.raised.append(given.holder)
+                self._tell_standing(stream, given.relay, min(self._until(given.relay), given.until), now)
             case _:
                 raise RemoteProtocolError("a message that is not due", "order")
+
+    def _tell_standing(self, stream: _Stream, relay: bytes, until: float, now: float) -> None:
+        told = StandingTold(self.vouchers.standing(relay, now), int(until) if until > now else 0)
+        self._say(stream, receipts.encode(told), finish=True)
+
+    def _admit(self, given: Pass, now: float) -> None:
+        """RemoteProtocolError when its relay has given as many as it may."""
+        self.passes = {holder: one for holder, one in self.passes.items() if one.until > now}
+        others = sum(one.relay == given.relay and holder != given.holder for holder, one in self.passes.items())
+        if others >= MAX_HOLDERS:
+            raise RemoteProtocolError(f"{MAX_HOLDERS} others have a pass of that relay", "passes")
+        self.passes.pop(given.holder, None)
+        self.passes[given.holder] = given
+        while len(self.passes) > MAX_PASSES:
+            del self.passes[next(iter(self.passes))]
 
     # This node as the relay.
 
@@ -336,15 +374,18 @@ class Receipts:
 
     def _check(self, receipt: Receipt, relay: bytes, used: _Used, now: float) -> None:
         """RemoteProtocolError unless it is what we counted."""
-        window = int(now // receipts.WINDOW)
-        if (receipt.relay, receipt.client) != (relay, self._own_id) or not window - 1 <= receipt.window <= window + 1:
-            raise RemoteProtocolError("a receipt of others, or of another time", "forged")
-        agree = receipts.agrees(receipt.sent, used.sent) and receipts.agrees(receipt.received, used.received)
-        # What ended well for us may have been an error for the relay, which saw the other end.
-        if not agree or receipt.worked > receipts.step(used.worked + used.failed, 1):
-            raise RemoteProtocolError("a receipt of more than we counted", "amount")
+        receipts.check_offer(
+            receipt, relay, self._own_id, now,
+            circuits=used.worked + used.failed, sent=used.sent, received=used.received,
+        )  # fmt: skip
 
     # Priority.
+
+    def give(self, wanted: PassWanted, now: float) -> None:
+        """For who talks for this node's owner."""
+        envelope = receipts.give_pass(self._identity, wanted.holder, now)
+        told = PassTold(wanted.request_id, envelope, tuple(self.rows.to_show(receipts.MAX_SHOWN, now)))
+        self.sends.append(Send(wanted.asker, told))
 
     def show(self, wanted: PriorityWanted, now: float) -> None:
         """Show the newest that may be shown to ``wanted.relay``."""

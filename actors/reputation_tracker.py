@@ -6,6 +6,7 @@
     Contributed                    RelayServer: so much was relayed since
     ContributionWanted -> Contribution
     CircuitUsed, PriorityWanted    receipts (actors/receipts.py), for others and for us
+    PassWanted, BytesUsed          who talks for this node's owner wants to be served as this node, and used so much
     ModeTold                       what the node relays for
 
 A score is of what this node saw itself; others' word counts for standing alone (actors/vouching.py).  All of it is in
@@ -15,6 +16,7 @@ that takes over from another finds what that one wrote.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import msgspec
@@ -33,11 +35,14 @@ from protocol.identity import Identity
 from protocol.messages import ActorDown, ActorUp, CountsAsked, CountsTold
 from protocol.quota_messages import ModeTold
 from protocol.reputation_messages import (
+    BytesUsed,
     CircuitUsed,
     Contributed,
     Contribution,
     ContributionMessage,
     ContributionWanted,
+    PassTold,
+    PassWanted,
     PriorityTold,
     PriorityWanted,
     Served,
@@ -130,8 +135,10 @@ class ReputationTracker:
                     "vouched for": float(len(self.receipts.vouchers)),
                 }
                 sends += [Send(asker, CountsTold(number, self._name, counts, sizes))]
-            case PriorityWanted():
+            case PriorityWanted() | PassWanted():
                 sends += self._priority(message, now)
+            case BytesUsed(used=used):
+                self._keep(self._months.add(now, used=used))
             case CircuitUsed(sent=sent, received=received):
                 self._keep(self._months.add(now, used=sent + received))
                 self.receipts.used(message, now)
@@ -180,15 +187,21 @@ class ReputationTracker:
         told = Contribution(wanted.request_id, self._months.at(now), score, before, len(self.receipts.rows))
         return Send(wanted.asker, told)
 
-    def _priority(self, wanted: PriorityWanted, now: float) -> list[Send]:
+    def _priority(self, wanted: PriorityWanted | PassWanted, now: float) -> list[Send]:
         problem = ""
         if self._incentive == "volunteer":
             problem = "this node wants nothing for what it does (incentive = volunteer)"
         elif self._incentive == "credits" and self._months.balance <= 0:
             problem = "all credits are spent: others have relayed more for this node than it for them"
-        if problem:
-            return [Send(wanted.asker, PriorityTold(wanted.request_id, 0.0, 0, problem))]
-        self.receipts.show(wanted, now)
+        match wanted:
+            case PriorityWanted() if problem:
+                return [Send(wanted.asker, PriorityTold(wanted.request_id, 0.0, 0, problem))]
+            case PassWanted() if problem:
+                return [Send(wanted.asker, PassTold(wanted.request_id, problem=problem))]
+            case PriorityWanted():
+                self.receipts.show(wanted, now)
+            case PassWanted():
+                self.receipts.give(wanted, now)
         return []
 
     def _keep(self, months: dict[str, bytes | None]) -> None:
@@ -214,14 +227,17 @@ class ReputationTracker:
         return known.worked_at + OPERATOR_TIME if known is not None and known.worked_at else 0.0
 
     def _operator(self, peer: bytes, now: float) -> list[Send]:
-        """That it is one, if it is."""
-        until = self._operator_until(peer)
+        """That it is one, if it is, or has the pass of one."""
+        given = self.receipts.passes.get(peer)
+        operator, end = (given.relay, float(given.until)) if given is not None else (peer, math.inf)
+        until = min(self._operator_until(operator), end)
         if until <= now:
             return []
-        return [Send(self._relay_server, ClassTold(peer, until, self.receipts.vouchers.standing(peer, now)))]
+        standing = self.receipts.vouchers.standing(operator, now)
+        return [Send(self._relay_server, ClassTold(peer, until, standing, operator if given is not None else b""))]
 
     def _operators(self, now: float) -> list[Send]:
-        return [send for peer in self._peers for send in self._operator(peer, now)]
+        return [send for peer in (*self._peers, *self.receipts.passes) for send in self._operator(peer, now)]
 
     def _observe(self, seen: Observed, now: float) -> list[Send]:
         known = self._peers.get(seen.peer)

@@ -75,8 +75,10 @@ class Standing:
         name = PUBLIC
         for peer in (source, target):
             told = self._operators.get(peer)
-            if told is not None and told.until > now and self._operator_shares.asked(peer, told.standing, now):
-                return OPERATOR, peer
+            if told is not None and told.until > now:
+                operator = told.operator or peer
+                if self._operator_shares.asked(operator, told.standing, now):
+                    return OPERATOR, operator
             name = best(name, TRUSTED if peer in self._trusted else PUBLIC)
         return name, None
 

@@ -85,11 +85,13 @@ class Observed(Message, frozen=True):
 
 class ClassTold(Message, frozen=True):
     """To RelayServer: ``peer`` is an operator, whose relay works, ``until`` then (Unix time); a time that is over: no
-    longer.  ``standing``: what it counts beside other operators, as actors/vouching.py has it."""
+    longer.  ``standing``: what it counts beside other operators, as actors/vouching.py has it.  ``operator``: whose
+    pass it has, and with whom it shares what an operator is given; b"": it is one itself."""
 
     peer: bytes
     until: float
     standing: float = 1.0
+    operator: bytes = b""
 
 
 class RatingsWanted(Message, frozen=True):

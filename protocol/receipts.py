@@ -12,6 +12,12 @@ A relay that wants to be served first elsewhere shows what peers have signed, on
     relay -> other   ReceiptsShown
     other -> relay   StandingTold
 
+Whoever runs a relay talks as somebody else, who is no relay.  So the relay gives that peer a pass, and the peer shows
+it, with the receipts, to the relay that it is about to use:
+
+    peer  -> other   PassShown
+    other -> peer    StandingTold: the relay's, and until when the peer is served as the relay would be
+
 A receipt tells who used which relay.  So sizes and counts are in steps of two, time is in hours, and the peer says by
 the type under which it signs whether the relay may show it to others (``SHOWN``) or not (``KEPT``): a receipt of the
 one type is worth nothing as the other.
@@ -38,6 +44,13 @@ DOMAIN: Final = "descord-relay-receipt"
 OFFER: Final = b"/descord/receipt-offer/1"
 SHOWN: Final = b"/descord/receipt-shown/1"
 KEPT: Final = b"/descord/receipt-kept/1"
+PASS: Final = b"/descord/relay-pass/1"
+
+#: Seconds for which a pass holds.
+PASS_LIFE: Final = 24 * 3600
+
+#: Bytes of a pass in its envelope.
+MAX_PASS: Final = 1024
 
 #: Seconds of the time that a receipt names.
 WINDOW: Final = 3600
@@ -52,7 +65,7 @@ MAX_ENVELOPE: Final = 2048
 MAX_SHOWN: Final = 16
 
 #: Bytes of any message.
-MAX_MESSAGE: Final = MAX_SHOWN * (MAX_ENVELOPE + 8) + 64
+MAX_MESSAGE: Final = MAX_SHOWN * (MAX_ENVELOPE + 8) + MAX_PASS + 64
 
 _Peer = Annotated[bytes, Meta(min_length=2, max_length=64)]
 _Step = Annotated[int, Meta(ge=0, le=48)]
@@ -98,6 +111,21 @@ class ReceiptsShown(msgspec.Struct, frozen=True, array_like=True, tag="shown"):
     envelopes: Annotated[tuple[_Envelope, ...], Meta(max_length=MAX_SHOWN)]
 
 
+class Pass(msgspec.Struct, frozen=True, array_like=True):
+    """``relay`` asks that ``holder`` be served as itself, ``until`` then (Unix time)."""
+
+    relay: _Peer
+    holder: _Peer
+    until: Annotated[int, Meta(ge=0, le=2**40)]
+
+
+class PassShown(msgspec.Struct, frozen=True, array_like=True, tag="pass"):
+    """``envelope``: a pass for who shows it.  ``receipts``: those of the relay that gave it, as in ReceiptsShown."""
+
+    envelope: Annotated[bytes, Meta(max_length=MAX_PASS)]
+    receipts: Annotated[tuple[_Envelope, ...], Meta(max_length=MAX_SHOWN)]
+
+
 class StandingTold(msgspec.Struct, frozen=True, array_like=True, tag="standing"):
     """``standing``: 0 to 2, of the peer that showed, as actors/vouching.py counts it.  ``until``: Unix time to which it
     is served as an operator, 0: it is not."""
@@ -106,7 +134,9 @@ class StandingTold(msgspec.Struct, frozen=True, array_like=True, tag="standing")
     until: Annotated[int, Meta(ge=0, le=2**40)]
 
 
-ReceiptMessage = ReceiptAsked | ReceiptOffered | NothingToSign | ReceiptSigned | ReceiptsShown | StandingTold
+ReceiptMessage = (
+    ReceiptAsked | ReceiptOffered | NothingToSign | ReceiptSigned | ReceiptsShown | PassShown | StandingTold
+)
 
 
 def encode(message: ReceiptMessage) -> bytes:
@@ -153,3 +183,38 @@ def open_receipt(envelope: bytes, kind: bytes) -> Receipt:
     if receipt.relay == receipt.client:
         raise RemoteProtocolError("a receipt of a relay for itself", "forged")
     return receipt
+
+
+def check_offer(
+    receipt: Receipt, relay: bytes, client: bytes, now: float, *, circuits: int, sent: int, received: int
+) -> None:
+    """RemoteProtocolError unless ``receipt``, which ``relay`` offers to ``client`` now, is of no more than was counted.
+    ``circuits``: that have ended, well or not: what ended well here may have been an error for the relay, which saw the
+    other end."""
+    window = int(now // WINDOW)
+    if (receipt.relay, receipt.client) != (relay, client) or not window - 1 <= receipt.window <= window + 1:
+        raise RemoteProtocolError("a receipt of others, or of another time", "forged")
+    agree = agrees(receipt.sent, sent) and agrees(receipt.received, received)
+    if not agree or receipt.worked > step(circuits, 1):
+        raise RemoteProtocolError("a receipt of more than we counted", "amount")
+
+
+def give_pass(relay: Identity, holder: bytes, now: float) -> bytes:
+    """An envelope, for ``holder`` to show."""
+    given = Pass(relay.peer_id.bytes, holder, int(now) + PASS_LIFE)
+    return seal(relay, DOMAIN, PASS, msgspec.msgpack.encode(given))
+
+
+def open_pass(envelope: bytes, holder: bytes, now: float) -> Pass:
+    """The pass that ``holder`` shows.  RemoteProtocolError when it is none, another's, over, or not signed by its
+    relay."""
+    if len(envelope) > MAX_PASS:
+        raise RemoteProtocolError(f"a pass of {len(envelope)} bytes, at most {MAX_PASS}", "oversized")
+    signer, payload = open_envelope(envelope, DOMAIN, PASS)
+    given = decode_untrusted(payload, Pass, MAX_PASS)
+    if signer.peer_id.bytes != given.relay or given.holder != holder or given.relay == given.holder:
+        raise RemoteProtocolError("a pass of another relay, or for another peer", "forged")
+    # A clock that is ahead by an hour is a clock; one that is days ahead would make it hold for ever.
+    if not now < given.until <= now + PASS_LIFE + WINDOW:
+        raise RemoteProtocolError("a pass that is over, or holds for too long", "stale")
+    return given

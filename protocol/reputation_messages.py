@@ -8,6 +8,7 @@ and what peers say of it to each other (protocol/receipts.py):
 ReputationTracker -> RelayServer         ServedWanted, answered by Served
 whoever uses a relay -> ReputationTracker  CircuitUsed, when a circuit has ended
 whoever uses a relay -> ReputationTracker  PriorityWanted, answered by PriorityTold
+who talks for the node's owner -> the same  PassWanted, answered by PassTold; BytesUsed
 """
 
 from __future__ import annotations
@@ -102,11 +103,34 @@ class PriorityTold(Message, frozen=True):
     problem: str = ""
 
 
+class PassWanted(Message, frozen=True):
+    """A pass for ``holder``, who talks for this node's owner; answered by PassTold."""
+
+    request_id: int
+    asker: str
+    holder: bytes
+
+
+class PassTold(Message, frozen=True):
+    """``envelope``, ``receipts``: for protocol.receipts.PassShown.  ``problem``: why there is none, for a person."""
+
+    request_id: int
+    envelope: bytes = b""
+    receipts: tuple[bytes, ...] = ()
+    problem: str = ""
+
+
+class BytesUsed(Message, frozen=True):
+    """Who talks for this node's owner had so many bytes relayed by others."""
+
+    used: int
+
+
 #: To ReputationTracker, beside discovery_messages.ReputationMessage and service_messages.ServiceMessage.
-ContributionMessage = Contributed | ContributionWanted | Served | CircuitUsed | PriorityWanted
+ContributionMessage = Contributed | ContributionWanted | Served | CircuitUsed | PriorityWanted | PassWanted | BytesUsed
 
 #: To RelayServer.
 ReceiptRelayMessage = ServedWanted
 
 #: To whoever asked it.
-ContributionAnswer = Contribution | PriorityTold
+ContributionAnswer = Contribution | PriorityTold | PassTold

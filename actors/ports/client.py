@@ -85,7 +85,8 @@ class Client:
     ``unlinked``: to each relay of :meth:`connect_through` before the last this is somebody else.
     ``padded``: ``handlers`` serve padded streams alone (protocol/padding.py), else these and others.  ``offered``: as
     ``handlers``, for what other implementations ask, and never padded.  ``served_direct``: whether all these are for
-    peers that are connected without a relay between too."""
+    peers that are connected without a relay between too.  ``before_use``: awaited before a relay that is connected
+    directly is asked for a reservation or a circuit."""
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class Client:
         padded: bool = False,
         offered: Mapping[str, Handler] | None = None,
         served_direct: bool = True,
+        before_use: Callable[[PeerConnection], Awaitable[None]] | None = None,
         handlers: Mapping[str, Handler] | None = None,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
         bare: Callable[[PeerConnection, PeerStream], None] | None = None,
@@ -125,6 +127,7 @@ class Client:
         self._dialler: Dialler = dialler or TcpDialler(resolver)
         #: Whether peers are told where they are seen.  By Tor that would be this host's own loopback address.
         self.observes = not self._dialler.onions
+        self._before_use = before_use
         self._announced: tuple[bytes, ...] = ()
         self._servers: list[asyncio.Server] = []
         self._refresh = refresh or RefreshPolicy()
@@ -307,6 +310,8 @@ class Client:
 
     async def ask_reservation(self, connection: PeerConnection) -> ReservationGranted:
         link = connection.link
+        if self._before_use is not None:
+            await self._before_use(connection)
         answered: asyncio.Future[ReservationGranted | Refusal] = asyncio.get_running_loop().create_future()
         self.core.reserve(link, partial(_resolve, answered), self.now())
         self.turn()
@@ -369,6 +374,8 @@ class Client:
         return connection
 
     async def _dial_through(self, relay: PeerConnection, target: PeerId) -> PeerConnection:
+        if self._before_use is not None and relay.relay is None:
+            await self._before_use(relay)
         ask = partial(self.core.connect, relay.link, target)
         return await self._within(ask, f"no circuit to {target} through {relay.peer}")
 

@@ -178,6 +178,12 @@ class PeerConnection:
         return self.link.relay.peer if self.link.relay is not None else None
 
     @property
+    def carried_by(self) -> PeerConnection:
+        """The connection to the relay between, of one that has one."""
+        assert self.link.relay is not None, "through a relay"
+        return self._client.connection_of(self.link.relay)
+
+    @property
     def onion(self) -> bool:
         """Whether it is by Tor."""
         return not self._client.observes

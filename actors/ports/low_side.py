@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from actors.ports.client import Client, Handler
 from actors.ports.connections import DialError, PeerConnection
@@ -26,6 +26,7 @@ class LowSide:
         policy: PeerPolicy,
         resolver: Callable[[], Resolver],
         accepted: Callable[[PeerConnection], None],
+        before_use: Callable[[PeerConnection], Awaitable[None]],
     ) -> None:
         self._accepted = accepted
         dialler = PortDialler(resolver())
@@ -39,6 +40,7 @@ class LowSide:
             # Here and nowhere else: at HIGH and MAXIMUM it would tell the other where we are.
             offered={dcutr.PROTOCOL: self._puncher.answer},
             accepted=self._accept,
+            before_use=before_use,
         )
         self._puncher.client = self.client
         self.reachable = Reachable(self.client, None, router, identity, policy.relays)

@@ -30,6 +30,7 @@ from actors.ports.guides import RELAY_SEARCH, Guides
 from actors.ports.onion_side import OnionSide
 from actors.ports.peer_terms import NoPath, PeerPolicy, Router, Target
 from actors.ports.reachable import Reachable
+from actors.ports.receipts_client import OwnRelay
 from actors.ports.resolver import Resolver
 from actors.ports.tor import TorControl
 from actors.ports.ways import Ways
@@ -49,7 +50,8 @@ MAX_CONNECTIONS: Final = 3
 
 class Peer:
     """See the module.  ``handlers``: by protocol, what is done with a stream that another peer opens (ports/client.py).
-    ``accepted``: told of each connection that another peer made.  ``bare``: as of Client; at HIGH alone."""
+    ``accepted``: told of each connection that another peer made.  ``bare``: as of Client; at HIGH alone.
+    ``own``: the relay of whoever this peer talks for, by whose merits it is served."""
 
     def __init__(
         self,
@@ -61,12 +63,13 @@ class Peer:
         resolver: Callable[[], Resolver] = Resolver,
         accepted: Callable[[PeerConnection], None] = lambda _: None,
         bare: Callable[[PeerConnection, PeerStream], None] | None = None,
+        own: OwnRelay | None = None,
     ) -> None:
         self.identity = identity
         self.peer_id = identity.peer_id
         self.policy = policy or PeerPolicy()
         self._router = router
-        self._ways = Ways(identity, router, handlers or {}, self.policy, resolver, accepted, bare)
+        self._ways = Ways(identity, router, handlers or {}, self.policy, resolver, accepted, bare, own)
         #: At which of LOW and HIGH this peer id is known: never at both, for at LOW it is seen where it is.
         self._known_at: Level | None = None
         self._late = Late()

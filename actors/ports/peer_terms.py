@@ -40,7 +40,8 @@ class PeerPolicy:
     ``tor_control``: HOST:PORT of Tor's.  ``padded``: all streams are padded (protocol/padding.py): those that this peer
     opens, and others' are refused without.  ``private_network``: whether holes are punched to private addresses too.
     ``meets``: whom who calls at LOW must be to be told where this peer is: whoever is led on from a relay to a direct
-    connection sees its IP before a stream is asked for."""
+    connection sees its IP before a stream is asked for.  ``receipts``: what is signed for relays that are used alone
+    (protocol/receipts.py): "off", "kept" by them, or "shown" to others too."""
 
     relays: int = 2
     path_timeout: float = 20.0
@@ -50,6 +51,7 @@ class PeerPolicy:
     padded: bool = False
     private_network: bool = False
     meets: Callable[[PeerId], bool] = lambda _: True
+    receipts: str = "kept"
     client: ClientPolicy | None = None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 from weakref import WeakSet
 
 from multiaddr import Multiaddr
@@ -18,10 +18,14 @@ from actors.ports.diallers import LevelRefused, RelayDialler, TorDialler
 from actors.ports.host import random_bytes
 from actors.ports.low_side import LowSide
 from actors.ports.peer_terms import PeerPolicy, Router, name_of, way_of
+from actors.ports.receipts_client import OwnRelay, ReceiptsClient
 from actors.ports.resolver import Resolver
 from protocol.discovery_messages import Observed
 from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level, Path, RelayAt
+
+#: How circuits end that nobody broke: by us, and by the other end.
+_WELL: Final = ("closed", "the peer closed the connection", "the peer closed the circuit")
 
 
 class Ways:
@@ -36,7 +40,9 @@ class Ways:
         resolver: Callable[[], Resolver],
         accepted: Callable[[PeerConnection], None],
         bare: Callable[[PeerConnection, PeerStream], None] | None,
+        own: OwnRelay | None,
     ) -> None:
+        self.receipts = ReceiptsClient(identity, policy.receipts, own)
         self.relays = RelayDialler(resolver())
         self._identity = identity
         self._router = router
@@ -54,6 +60,7 @@ class Ways:
         #: At LOW: connections through a relay that a caller may have.  Others only lead to a direct one, and end.
         self._lent: WeakSet[PeerConnection] = WeakSet()
         self._clients: set[Client] = set()
+        self._circuits: dict[PeerConnection, asyncio.Task[None]] = {}
         self._watching: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -68,7 +75,13 @@ class Ways:
         """What this peer is at LOW."""
         if self._low is None:
             self._low = LowSide(
-                self._identity, self._router, self._handlers, self._policy, self._resolver, self._accepted
+                self._identity,
+                self._router,
+                self._handlers,
+                self._policy,
+                self._resolver,
+                self._met,
+                self.receipts.before_use,
             )
         return self._low
 
@@ -85,6 +98,7 @@ class Ways:
                     handlers=self._handlers,
                     # A relay sees our IP: it is not to learn what we serve, nor to be served.
                     served_direct=False,
+                    before_use=self.receipts.before_use,
                     accepted=self._met,
                     bare=self._bare,
                 )
@@ -176,7 +190,11 @@ class Ways:
         self._end(late.close())
 
     async def close(self) -> None:
-        """Say good-bye to all, at the same time."""
+        """Say good-bye to all, at the same time; the relays are told first what they carried."""
+        for connection in list(self._circuits):
+            await connection.close()
+        await asyncio.gather(*self._circuits.values(), return_exceptions=True)
+        await self.receipts.close()
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
@@ -248,7 +266,7 @@ class Ways:
             except DialError as error:
                 failure = error
                 continue
-            self._watch(connection, relay.peer)
+            self._watch(connection)
             return connection
         self._router.observe(Observed(relay.peer, "circuit_failed"))
         raise failure or DialError("the relay has no address")
@@ -256,17 +274,26 @@ class Ways:
     # What is watched, and ends.
 
     def _met(self, connection: PeerConnection) -> None:
-        self.relays.met(connection.peer)
+        """Somebody has called, at HIGH or LOW."""
+        if connection.relay is not None:
+            self.relays.met(connection.peer)
+            self._watch(connection)
         self._accepted(connection)
 
-    def _watch(self, connection: PeerConnection, relay: bytes) -> None:
-        """A circuit counts for its relay when it has ended."""
+    def _watch(self, connection: PeerConnection) -> None:
+        """A circuit through one relay counts for that relay when it has ended."""
+        link = connection.link
+        assert link.relay is not None and connection.relay is not None, "a circuit"
+        relay, by = connection.relay, connection.carried_by
 
         async def watch() -> None:
-            await connection.wait_ended()
-            self._router.observe(Observed(relay, "circuit"))
+            reason = await connection.wait_ended()
+            kind = "circuit" if reason in _WELL else "dropped"
+            self._router.observe(Observed(relay.bytes, kind, carried=link.sent + link.received))
+            self.receipts.used(by, link.sent, link.received)
 
-        self._follow(watch())
+        task = self._circuits[connection] = asyncio.get_running_loop().create_task(watch())
+        task.add_done_callback(lambda _: self._circuits.pop(connection, None))
 
     def _close_with(self, connection: PeerConnection, client: Client, contexts: dict[Any, Client], key: object) -> None:
         """A context is over with its connection: nothing of it is kept, nor found again."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from actors.actor import Send
-from actors.receipts import AT_ONCE, MAX_SETTLING, RETRY, SETTLE_AFTER, SHOW_AT_ONCE, TRIES
+from actors.receipts import AT_ONCE, MAX_HOLDERS, MAX_SETTLING, RETRY, SETTLE_AFTER, SHOW_AT_ONCE, TRIES
 from actors.record_store import MemoryStore
 from actors.relay_server import RelayServer, RelayServerPolicy
 from actors.reputation_tracker import OPERATOR_TIME, ReputationTracker
@@ -15,8 +15,25 @@ from protocol import messages, receipts
 from protocol.discovery_messages import ClassTold, Observed
 from protocol.identity import Identity
 from protocol.messages import ActorDown, ActorUp
-from protocol.receipts import NothingToSign, Receipt, ReceiptAsked, ReceiptOffered, ReceiptSigned, ReceiptsShown
-from protocol.reputation_messages import CircuitUsed, ContributionWanted, PriorityTold, PriorityWanted, ServedWanted
+from protocol.receipts import (
+    NothingToSign,
+    PassShown,
+    Receipt,
+    ReceiptAsked,
+    ReceiptOffered,
+    ReceiptSigned,
+    ReceiptsShown,
+)
+from protocol.reputation_messages import (
+    BytesUsed,
+    CircuitUsed,
+    ContributionWanted,
+    PassTold,
+    PassWanted,
+    PriorityTold,
+    PriorityWanted,
+    ServedWanted,
+)
 from protocol.service_messages import (
     ForwarderReady,
     ProtocolsServed,
@@ -328,3 +345,74 @@ def test_a_flood_is_bounded(network: Network) -> None:
         (send,) = relay.tracker.handle(message(bad, asked, number, f"10.{number % 250}.{number // 250}.1"), NOW)
         waiting += isinstance(send.message, ServedWanted)
     assert waiting == MAX_SETTLING
+
+
+# Passes.
+
+
+def given_by(relay: Peer, holder: Peer) -> PassTold:
+    relay.told.clear()
+    relay.say(PassWanted(5, "node", holder.id))
+    (told,) = [send.message for send in relay.told]
+    assert isinstance(told, PassTold) and not told.problem
+    return told
+
+
+def show(there: Peer, holder: Peer, told: PassTold, at: float | None = None) -> list[Any]:
+    """What the relay ``there`` says to it, and to its RelayServer."""
+    said = receipts.encode(PassShown(told.envelope, told.receipts))
+    message = StreamMessage("f", 7, holder.id, f"192.0.2.{holder.id[-1]}", receipts.PROTOCOL, said)
+    sends = there.tracker.handle(message, there.network.now if at is None else at)
+    return [send.message for send in sends]
+
+
+def test_who_has_the_pass_of_a_relay_that_worked_is_served_as_that_relay(network: Network) -> None:
+    relay, owner, there = Peer(network, "relay"), Peer(network, "owner"), Peer(network, "there")
+    told = given_by(relay, owner)
+    # A relay that nobody has seen is worth nothing.
+    answer, *more = show(there, owner, told)
+    assert receipts.decode(answer.payload) == receipts.StandingTold(0.0, 0) and more == []
+    relay.works_for(6, there)
+    answer, *_, last = show(there, owner, told)
+    standing = receipts.decode(answer.payload)
+    assert isinstance(standing, receipts.StandingTold) and standing.standing == pytest.approx(0.5, rel=0.01)
+    assert standing.until == NOW + receipts.PASS_LIFE == last.until
+    assert last == ClassTold(owner.id, last.until, standing.standing, relay.id)
+    # RelayServer hears of it again when it has fallen, and no more when the pass is over.
+    again = [send.message for send in there.tracker.handle(ActorUp("relay_server"), NOW)]
+    assert last in again
+    later = [send.message for send in there.tracker.handle(ActorUp("relay_server"), NOW + receipts.PASS_LIFE + 1)]
+    assert owner.id not in {one.peer for one in later}
+
+
+def test_a_pass_is_worth_nothing_to_others_or_when_it_is_over(network: Network) -> None:
+    relay, owner, thief, there = (Peer(network, name) for name in ("relay", "owner", "thief", "there"))
+    relay.works_for(6, there)
+    told = given_by(relay, owner)
+    forged = PassTold(0, receipts.give_pass(thief.identity, owner.id, NOW)[:-1] + b"?")
+    ended = StreamAnswer(7, None, reset=True)
+    assert show(there, thief, told) == [ended]
+    assert show(there, owner, forged) == [ended]
+    assert show(there, owner, told, NOW + receipts.PASS_LIFE) == [ended]
+    assert show(there, owner, told, NOW - 2 * receipts.WINDOW) == [ended], "it would hold for too long"
+    assert there.tracker.receipts.passes == {}
+
+
+def test_a_relay_has_few_who_are_served_as_it(network: Network) -> None:
+    relay, there = Peer(network, "relay"), Peer(network, "there")
+    relay.works_for(6, there)
+    holders = [Peer(network, f"device {number}") for number in range(MAX_HOLDERS + 1)]
+    passes = [given_by(relay, one) for one in holders]
+    answers = [show(there, one, told)[0] for one, told in zip(holders, passes, strict=True)]
+    assert [one.reset for one in answers] == [False] * MAX_HOLDERS + [True]
+    assert not show(there, holders[0], passes[0])[0].reset, "one of them may show it again"
+
+
+def test_who_wants_nothing_for_it_gives_no_pass(network: Network) -> None:
+    volunteer, owner = Peer(network, "relay", incentive="volunteer"), Peer(network, "owner")
+    volunteer.say(PassWanted(5, "node", owner.id))
+    assert "volunteer" in volunteer.told[0].message.problem
+    spender = Peer(network, "spender", incentive="credits")
+    spender.say(BytesUsed(MIB))
+    spender.say(PassWanted(5, "node", owner.id))
+    assert "credits are spent" in spender.told[0].message.problem

@@ -140,3 +140,19 @@ def test_helpers_are_served_first_and_nobody_is_starved(seed: int) -> None:
     assert rate[OPERATOR] <= rate[PUBLIC] / 10
     assert slots[PUBLIC] / sum(slots.values()) >= FLOOR[PUBLIC]
     assert CEILING[OPERATOR] + FLOOR[PUBLIC] < 1
+
+
+def test_who_has_an_operators_pass_shares_its_part() -> None:
+    """Ten devices of one operator hold no more circuits as operators than another operator alone."""
+    standing = Standing((), 100, 100)
+    one, other = peer("one"), peer("other")
+    devices = [peer(f"device {number}") for number in range(10)]
+    standing.told(ClassTold(other, NOW + 100), NOW)
+    for device in devices:
+        standing.told(ClassTold(device, NOW + 100, 1.0, one), NOW)
+    held = {one: 0, other: 0}
+    for number in range(400):
+        operator, asking = (other, other) if number % 2 else (one, devices[number // 2 % 10])
+        standing.circuit_began(number, asking, peer("public"), NOW)
+        held[operator] += standing.class_of_circuit(number) == OPERATOR
+    assert held[one] == held[other] > 10

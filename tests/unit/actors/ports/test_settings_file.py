@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.ports.settings_file import SettingsFileError, change
@@ -79,6 +79,7 @@ LINES = st.sampled_from(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first text takes seconds on a busy host
 @given(lines=st.lists(LINES, max_size=10), values=st.dictionaries(KEYS, VALUES, max_size=4))
 def test_only_what_was_asked_for_changes(lines: list[str], values: dict[str, object], tmp_path_factory: object) -> None:
     text = "\n".join(lines) + "\n"
@@ -93,6 +94,8 @@ def test_only_what_was_asked_for_changes(lines: list[str], values: dict[str, obj
         return
     change(path, values)
     assert tomllib.loads(path.read_text()) == before | values
+    if '"""' in text:  # what looks like a comment may be within a text, and go with it
+        return
     assert [line for line in lines if line.startswith("#")] == [
         line for line in path.read_text().splitlines() if line.startswith("#")
     ]
