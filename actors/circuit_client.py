@@ -488,7 +488,7 @@ class CircuitClient:
         if link.relay is not None:
             link.relay.circuits.discard(link)
         for inner in list(link.circuits):
-            self._end(inner, f"the connection to its relay is over: {reason}")
+            self._end(inner, f"the connection to its relay is over: {reason}")  # ports/ways.py reads it
         for stream in list(link.connection.session.streams.values()):
             self._deadlines.cancel(stream)
             self._tell_failure(stream, reason)

@@ -212,9 +212,10 @@ TABLE: Final[tuple[Row, ...]] = (
         "(priority); the same as long as it relayed more than it used (credits); nothing (volunteer).",
         choices=INCENTIVES),
     Row("receipts", "str", "", "kept",
-        "What this node, and `descord-relay expose`, `forward`, `socks` and `ping`, sign for relays that they used: shown: a receipt that the relay may show to others, so that it "
-        "is served first there; they learn that this peer used that relay. kept: one that it may not. off: none. "
-        "None is ever made at Maximum, nor for several relays in a row.", choices=CONSENTS),
+        "What this node, and `descord-relay expose`, `forward`, `socks` and `ping`, sign for relays that they used: "
+        "shown: a receipt that the relay may show to others, so that it is served first there; they learn that this "
+        "peer used that relay. kept: one that it may not. off: none. None is ever made at Maximum, nor for several "
+        "relays in a row.", choices=CONSENTS),
 
     Row("circuit_data", "int", "bytes each way", 0,
         "What a circuit may carry; 0: unlimited. Fairness is kept by rates and counts, which end no transfer midway, "

@@ -24,8 +24,8 @@ from protocol.discovery_messages import Observed
 from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level, Path, RelayAt
 
-#: How circuits end that nobody broke: by us, and by the other end.
-_WELL: Final = ("closed", "the peer closed the connection", "the peer closed the circuit")
+#: How a circuit's end is told when its relay was lost.  A reset may be the other end's doing, or the relay's limits'.
+_LOST: Final = "the connection to its relay is over: "
 
 
 class Ways:
@@ -288,7 +288,7 @@ class Ways:
 
         async def watch() -> None:
             reason = await connection.wait_ended()
-            kind = "circuit" if reason in _WELL else "dropped"
+            kind = "dropped" if reason.startswith(_LOST) and reason != f"{_LOST}closed" else "circuit"
             self._router.observe(Observed(relay.bytes, kind, carried=link.sent + link.received))
             self.receipts.used(by, link.sent, link.received)
 

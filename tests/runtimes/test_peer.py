@@ -29,6 +29,7 @@ from actors.ports.whereabouts_client import say_whereabouts
 from actors.private_node import PrivateNode
 from protocol import dcutr
 from protocol.addresses import encode_tcp, with_peer
+from protocol.discovery_messages import Observed
 from protocol.identity import Identity, PeerId
 from protocol.padding import UNIT, Unpadder, padme
 from protocol.privacy_messages import Level, RelaysChosen
@@ -392,7 +393,10 @@ async def test_another_relay_takes_the_place_of_one_that_is_lost(
         await bob.listen(Level.HIGH)
         assert bob.reachable is not None
         before = set(bob.reachable.relays)
+        seen: list[Observed] = []
+        alice._router.observe = seen.append  # type: ignore[method-assign]
         connection = await alice.connect(bob.peer_id, level=Level.HIGH)
+        await echoed(await connection.open(ECHO), 100_000)
         lost = next(one for one in nodes if one.ready["peer_id"] == str(connection.relay))
         lost.process.kill()
         await connection.wait_ended()
@@ -403,6 +407,12 @@ async def test_another_relay_takes_the_place_of_one_that_is_lost(
                 await bob.reachable.changed()
         assert again.relay != PeerId.parse(lost.ready["peer_id"])
         assert PeerId.parse(lost.ready["peer_id"]) not in bob.reachable.relays
+        # What was lost counts against its relay, and what was ended here for the other.
+        await again.close()
+        await asyncio.gather(*alice._ways._circuits.values())
+        first, last = [one for one in seen if one.kind in ("circuit", "dropped")]
+        assert (PeerId(first.peer), first.kind) == (connection.relay, "dropped") and first.carried > 200_000
+        assert (PeerId(last.peer), last.kind) == (again.relay, "circuit") and 2000 < last.carried < 100_000
 
 
 async def test_without_any_relay_high_is_an_error(tmp_path: Path) -> None:
