@@ -99,6 +99,7 @@ class RelayServer:
         self._tracker = tracker
         self._served_circuits = ServedCircuits()
         self._untold = 0  # circuits that came to be since the tracker was told
+        self._lost = 0  # and that were lost with their forwarder
         self._counters: dict[str, messages.ForwarderCounters] = {}
         self._bytes_before = 0  # of forwarders that are gone
         self._refusals_before: Counter[str] = Counter()
@@ -376,9 +377,10 @@ class RelayServer:
     def _contributed(self, carried: int) -> list[Send]:
         """``carried``: bytes of circuits since a forwarder last said."""
         circuits, self._untold = self._untold, 0
-        if not self._tracker or not (carried or circuits):
+        lost, self._lost = self._lost, 0
+        if not self._tracker or not (carried or circuits or lost):
             return []
-        return [Send(self._tracker, Contributed(carried, circuits))]
+        return [Send(self._tracker, Contributed(carried, circuits, lost))]
 
     def _served(self, ended: messages.CircuitEnded) -> None:
         if self._tracker and (circuit := self._circuits.get(ended.circuit)) is not None:
@@ -453,6 +455,7 @@ class RelayServer:
         self._unreported.discard(forwarder)
         self._waiting = {key: asked for key, asked in self._waiting.items() if key[0] != forwarder}
         for number in [n for n, c in self._circuits.items() if forwarder in (c.forwarder, c.target_forwarder)]:
+            self._lost += number not in self._opening
             self._spans.settled(number, failed=True)
             self._forget(number)
 

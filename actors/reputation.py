@@ -86,16 +86,16 @@ class RelayReputation(msgspec.Struct, array_like=True):
     def missed(self, now: float) -> None:
         self._window(now).missed += 1
 
-    def circuit(self, carried: int, now: float) -> None:
-        """One that worked, and its bytes both ways."""
+    def circuit(self, carried: int, now: float, count: int = 1) -> None:
+        """One that worked, or ``count`` of them, and their bytes both ways."""
         self._age(now)
-        self.succeeded += 1
+        self.succeeded += count
         self.carried += max(carried, 0)
         self.last_seen = now
 
-    def circuit_failed(self, now: float) -> None:
+    def circuit_failed(self, now: float, count: int = 1) -> None:
         self._age(now)
-        self.failed += 1
+        self.failed += count
 
     # What comes of it.
 

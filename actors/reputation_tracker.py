@@ -9,7 +9,9 @@
     PassWanted, BytesUsed          who talks for this node's owner wants to be served as this node, and used so much
     ModeTold                       what the node relays for
 
-A score is of what this node saw itself; others' word counts for standing alone (actors/vouching.py).  All of it is in
+A score is of what this node saw itself; others' word counts for standing alone (actors/vouching.py).  Its own score is
+that of a node which looked at it when it looked at others: their round trip is its own, circuits that were lost with a
+forwarder failed, and it was missed in the hours in which nothing was seen, for it was off.  All of it is in
 its store (actors/record_store.py) within a moment, and is read from there when the first message comes: so a process
 that takes over from another finds what that one wrote.
 """
@@ -27,7 +29,7 @@ from actors.contribution_months import ContributionMonths
 from actors.receipt_rows import ReceiptRows
 from actors.receipts import Receipts
 from actors.record_store import RecordStore
-from actors.reputation import RelayReputation
+from actors.reputation import MAX_WINDOWS, WINDOW, RelayReputation
 from protocol import receipts
 from protocol.codec import CodecError, decode_untrusted
 from protocol.discovery_messages import ClassTold, Observed, Rating, Ratings, RatingsWanted, ReputationMessage
@@ -58,8 +60,10 @@ MAX_ROW: Final = 8192
 #: Seconds for which a peer whose relay worked is served as one who relays for others.
 OPERATOR_TIME: Final = 86_400.0
 
-#: First byte of a key: of a relay, before its peer id; of a month, before its name.  Receipts have theirs.
+#: First byte of a key: of a relay, before its peer id; of a month, before its name; of the node itself, all of it.
+#: Receipts have theirs.
 _PEER: Final = b"p"
+_OWN: Final = b"o"
 _MONTH: Final = b"m"
 
 
@@ -90,6 +94,7 @@ class ReputationTracker:
         self._incentive = incentive
         self._max_peers = max_peers
         self._peers: dict[bytes, RelayReputation] = {}
+        self._own_seen = RelayReputation()
         self._months = ContributionMonths()
         self.receipts = Receipts(
             name, identity, relay_server, consent, ReceiptRows(store), self._worked, self._operator_until
@@ -123,8 +128,9 @@ class ReputationTracker:
                 sends += self._observe(message, now)
             case RatingsWanted(request_id=number, asker=asker, peers=peers):
                 sends += [Send(asker, Ratings(number, tuple(self.rating(peer, now) for peer in peers)))]
-            case Contributed(carried=carried, circuits=circuits):
+            case Contributed(carried=carried, circuits=circuits, lost=lost):
                 self._keep(self._months.add(now, carried=carried, circuits=circuits))
+                self._relayed(carried, circuits, lost, now)
             case ContributionWanted():
                 sends += [self._contribution(message, now)]
             case CountsAsked(request_id=number, asker=asker):
@@ -215,7 +221,8 @@ class ReputationTracker:
 
     def rating(self, peer: bytes, now: float) -> Rating:
         """Of one of which nothing is known, too: unrated."""
-        return self._peers.get(peer, _UNKNOWN).rating(peer, now)
+        seen = self._own_seen if peer == self._own else self._peers.get(peer, _UNKNOWN)
+        return seen.rating(peer, now)
 
     def _worked(self, peer: bytes, now: float) -> float:
         """How much it was seen to relay, 0 to 1."""
@@ -254,7 +261,31 @@ class ReputationTracker:
                 known.circuit_failed(now)
         self._store.put(_PEER + seen.peer, msgspec.msgpack.encode(known))
         self._make_room(now, newest=seen.peer)
+        if seen.kind == "probe":
+            # It could have tried this node as well: the round trip is as long from there.
+            self._here(now).reached(seen.latency, now)
+            self._keep_own()
         return self._operator(seen.peer, now) if seen.works else []
+
+    # This node, as others would see it.
+
+    def _relayed(self, carried: int, circuits: int, lost: int, now: float) -> None:
+        own = self._here(now)
+        own.circuit(carried, now, circuits)
+        own.circuit_failed(now, lost)
+        self._keep_own()
+
+    def _here(self, now: float) -> RelayReputation:
+        """Its own.  Whoever looked for it in hours in which it was off missed it."""
+        own = self._own_seen
+        last, this = int(own.last_seen // WINDOW), int(now // WINDOW)
+        if own.last_seen and last + 1 < this:
+            for hour in range(max(last + 1, this - MAX_WINDOWS), this):
+                own.missed(hour * WINDOW)
+        return own
+
+    def _keep_own(self) -> None:
+        self._store.put(_OWN, msgspec.msgpack.encode(self._own_seen))
 
     def _make_room(self, now: float, newest: bytes = b"") -> None:
         """Forget those of which least is known: to be seen badly is to be known, so nobody is cleared by newcomers."""
@@ -273,6 +304,8 @@ class ReputationTracker:
                 match key[:1]:
                     case b"p":
                         self._peers[key[1:]] = decode_untrusted(row, RelayReputation, MAX_ROW)
+                    case b"o":
+                        self._own_seen = decode_untrusted(row, RelayReputation, MAX_ROW)
                     case b"m":
                         self._months.take(key[1:].decode("ascii", "replace"), row)
                     case b"r":

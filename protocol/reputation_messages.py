@@ -19,10 +19,12 @@ from protocol.message_base import Message
 
 
 class Contributed(Message, frozen=True):
-    """Since it was last said: ``carried`` bytes of circuits, both ways, and ``circuits`` that came to be."""
+    """Since it was last said: ``carried`` bytes of circuits, both ways, ``circuits`` that came to be, and that were
+    ``lost`` with their forwarder."""
 
     carried: int
     circuits: int
+    lost: int = 0
 
 
 class ContributionWanted(Message, frozen=True):
@@ -42,7 +44,8 @@ class MonthContribution(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Contribution(Message, frozen=True):
-    """``month``: this one.  ``score``: of this node as others rate it, 0 to 100, None: unrated.  ``earlier``: months
+    """``month``: this one.  ``score``: of this node as others would rate it by what it saw of itself, 0 to 100, None:
+    unrated.  ``earlier``: months
     before, the latest first.  ``receipts``: signed ones that are held."""
 
     request_id: int

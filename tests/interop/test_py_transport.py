@@ -1,4 +1,4 @@
-"""A py-libp2p host with our transport alone, and go- and js-libp2p peers, through a node: dialled and dialling."""
+"""A py-libp2p host with our transport alone, and go, rust, js and py peers, through a node: dialled and dialling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE = 120.0
 BYTES = 4 * MIB
 
 
-@pytest.mark.parametrize("implementation", ["go", "js"])
+@pytest.mark.parametrize("implementation", ["go", "rust", "js", "py"])
 def test_a_py_libp2p_host_reaches_others_and_is_reached_through_our_relay(
     implementation: str, start_peer: StartPeer, tmp_path: Path
 ) -> None:

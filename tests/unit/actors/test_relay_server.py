@@ -424,7 +424,7 @@ def test_the_tracker_is_told_what_was_relayed_since_it_was_told_last() -> None:
     assert counted(ONE, 1500, 2.0) == []
     relay.handle(m.ActorDown(ZERO), 2.0)
     relay.handle(report(ZERO), 3.0)
-    assert counted(ZERO, 70, 4.0) == [Send("tracker", Contributed(70, 0))], "it began anew"
+    assert counted(ZERO, 70, 4.0) == [Send("tracker", Contributed(70, 0, lost=1))], "it began anew"
     assert started().handle(m.ForwarderCounters(ZERO, 1, 1, 9, {}), 1.0) == [], "there is none"
 
 

@@ -20,9 +20,9 @@ from actors.ports.peer import Peer, PeerPolicy
 from actors.private_node import PrivateNode
 from protocol.identity import Identity
 from protocol.privacy_messages import Level
+from tests.peers.test_peer import ECHO, echo, echoed
 from tests.runtimes.test_contribution import command
 from tests.runtimes.test_metrics import free_port
-from tests.runtimes.test_peer import ECHO, echo, echoed
 from tests.support.peers import seeded
 from tests.support.process import PATIENCE, NodeProcess
 
@@ -113,6 +113,7 @@ async def test_who_helps_is_served_first_and_signs_for_what_it_used(
     assert 0 < served["months"][0]["confirmed"] <= served["bytes"], "alice has signed for it"
     # A receipt is of steps of two: more than half of what it was, and no more than was counted.
     assert served["months"][0]["confirmed"] > carried / 4
+    assert 70 < served["score"] <= 100 and served["stars"], "it has looked at carol's relay, and relayed"
     await until(lambda: contribution(carol)["months"][0]["used"] >= carried)
     await until(lambda: bytes_of_operators(port) >= carried)
 

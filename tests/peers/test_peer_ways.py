@@ -20,7 +20,7 @@ from protocol import identify
 from protocol.addresses import encode_tcp
 from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level, PathsTold, RelayAt, RelaysChosen
-from tests.runtimes.test_peer import ECHO, echo, echoed, pair, peer, relays
+from tests.peers.test_peer import ECHO, echo, echoed, pair, peer, relays
 from tests.support.peers import seeded
 from tests.support.process import NodeProcess
 

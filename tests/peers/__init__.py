@@ -1,0 +1,1 @@
+"""Peers at a privacy level, with real relays: the other half of the product."""
