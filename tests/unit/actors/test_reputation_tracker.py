@@ -116,7 +116,7 @@ def test_when_there_are_too_many_those_go_of_which_least_is_known() -> None:
     assert len(tracker(store, max_peers=2)) == 0, "nothing is read before it is needed"
     smaller = tracker(store, max_peers=2)
     ratings(smaller, b"bad")
-    assert len(smaller) == 2 and set(store.values) == {b"pbad", b"pgood"}
+    assert len(smaller) == 2 and set(store.values) - {b"o"} == {b"pbad", b"pgood"}
 
 
 @given(st.lists(st.tuples(st.binary(max_size=2), st.sampled_from(["probe", "unreachable", "circuit", "dropped"]))))
