@@ -50,7 +50,7 @@ EXIT_INTERRUPTED: Final = 130
 
 #: What a client takes from the settings; what is wrong with others is their node's affair.
 CLIENT_SETTINGS: Final = frozenset({
-    "data_dir", "handshake_timeout", "keepalive_interval", "keepalive_timeout", "log_level",
+    "asn_database", "data_dir", "handshake_timeout", "keepalive_interval", "keepalive_timeout", "log_level",
     "next_path_after", "path_timeout", "private_network", "receipts", "relays_kept", "resolver_timeout",
     "stream_timeout", "tor_control", "tor_socks", "trace_identities", "trace_key_rotation",
 })  # fmt: skip

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.circuit_client import ClientPolicy
+from actors.ports.asn import system_of
 from actors.ports.connections import AddressError, ClientError, PeerConnection
 from actors.ports.own_relay import own_relay
 from actors.ports.peer import Peer
@@ -156,6 +157,7 @@ def policy_of(
         private_network=settings.private_network,
         meets=meets,
         receipts=settings.receipts,
+        system_of=system_of(settings),
         client=ClientPolicy(stream_timeout=settings.stream_timeout, connection=limits),
     )
 
@@ -171,14 +173,15 @@ async def peer_of(
     *,
     padded: bool,
     meets: Callable[[PeerId], bool] = lambda _: True,
+    merits: bool = True,
 ) -> AsyncIterator[Peer]:
     """A peer, and the node beside it that knows relays.  ``level``: the only one that is used, None: any.  ``meets``:
-    as of PeerPolicy."""
+    as of PeerPolicy.  ``merits``: it is served by those of the relay on this machine, which gives passes to few."""
     # Only now: most commands need none of it.
     from actors.lookout import settings_to_look
     from actors.private_node import node_for
 
-    with folder_of_node(folder) as place:
+    with contextlib.nullcontext(folder) if level is Level.MAXIMUM else folder_of_node(folder) as place:
         async with contextlib.AsyncExitStack() as stack:
             router = await stack.enter_async_context(node_for(level, settings_to_look(os.environ, place)))
             peer = Peer(
@@ -187,7 +190,7 @@ async def peer_of(
                 handlers=handlers(exposed or {}, told),
                 policy=policy_of(settings, padded=padded, meets=meets),
                 resolver=lambda: Resolver(ResolverPolicy(timeout=settings.resolver_timeout)),
-                own=own_relay(settings.data_dir, identity.peer_id),
+                own=own_relay(settings.data_dir, identity.peer_id) if merits else None,
             )
             yield await stack.enter_async_context(peer)
 
@@ -355,7 +358,7 @@ async def connected(
     """For ping: the peer at the level that was asked for."""
     level = Level(arguments.privacy)
     folder = settings.data_dir / FOLDER
-    async with peer_of(settings, folder, level, identity, padded=arguments.padded) as peer:
+    async with peer_of(settings, folder, level, identity, padded=arguments.padded, merits=False) as peer:
         connection = await peer.connect(arguments.address, level=level, relayed=arguments.relayed, hops=arguments.hops)
         if level is Level.LOW and connection.relay is not None:
             show(

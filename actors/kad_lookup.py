@@ -80,6 +80,7 @@ class Lookup:
         "_failed_groups",
         "_goals",
         "_in_flight",
+        "_latest",
         "_own",
         "_paths",
         "_policy",
@@ -94,7 +95,7 @@ class Lookup:
     def __init__(self, own: bytes, key: bytes, policy: LookupPolicy, now: float, timeout: float | None = None) -> None:
         self.key = key
         self.target = keyspace(key)
-        self.deadline = now + (policy.timeout if timeout is None else min(timeout, policy.timeout))
+        self._latest = self.deadline = now + (policy.timeout if timeout is None else min(timeout, policy.timeout))
         self.refused: Counter[str] = Counter()
         self._own = own
         self._policy = policy
@@ -168,9 +169,9 @@ class Lookup:
         self._in_flight -= 1
         self._failed_groups.update(candidate.groups)
 
-    def hurry(self, until: float) -> None:
-        """Be over then at the latest: something was found."""
-        self.deadline = min(self.deadline, until)
+    def be_over(self, at: float) -> None:
+        """At the latest then, instead of when it was told before; but never later than it was begun for."""
+        self.deadline = min(self._latest, at)
 
     def stop(self) -> None:
         """Enough was found."""

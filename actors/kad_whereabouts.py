@@ -25,8 +25,8 @@ from protocol.whereabouts_messages import WhereaboutsFound, WhereaboutsGiven, Wh
 #: Copies of a record after which no more are looked for: the latest of them counts.
 ENOUGH_COPIES: Final = 3
 
-#: Seconds that others have to tell of a later one when there is a copy: of the peers near a key some have always gone
-#: without a word, and whoever asks would wait for them.
+#: Seconds in which nobody answers any more, after which a copy will do: of the peers near a key some have always gone
+#: without a word, and whoever asks would wait for them.  As long as answers come, a later one may be among them.
 LATER: Final = 0.5
 
 
@@ -68,12 +68,11 @@ class WhereaboutsWalks:
 
         def answered(answer: KadMessage, teller: bytes, address: str, now: float) -> None:
             nonlocal copies
-            if answer.record is not None and take(answer.record.value, now):
-                copies += 1
-                if walk is not None:
-                    walk.lookup.hurry(now + LATER)
-                    if copies >= ENOUGH_COPIES:
-                        self._walks.stop(walk, now)
+            copies += answer.record is not None and take(answer.record.value, now)
+            if copies and walk is not None:
+                walk.lookup.be_over(now + LATER)
+                if copies >= ENOUGH_COPIES:
+                    self._walks.stop(walk, now)
 
         def done(over: Walk, now: float) -> None:
             if best is not None:
@@ -85,11 +84,12 @@ class WhereaboutsWalks:
             self._found(sought, b"", nobody)
 
         held = self._kept.find(key, now)
-        timeout = sought.timeout
         if held is not None and take(held[0], now):
-            copies, timeout = 1, min(timeout, LATER)
+            copies = 1
         request = KadMessage(MessageType.GET_VALUE, key)
-        walk = self._walks.start(request, now, done, answered=answered, timeout=timeout)
+        walk = self._walks.start(request, now, done, answered=answered, timeout=sought.timeout)
+        if copies:
+            walk.lookup.be_over(now + LATER)
 
     def keep(self, given: WhereaboutsGiven, now: float) -> None:
         """Answered once, by WhereaboutsStored."""

@@ -22,7 +22,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from actors.desk import DESK
@@ -47,7 +46,7 @@ from actors.own_descriptor import DescriptorIssuer, DescriptorPolicy
 from actors.parts import RELAY_SERVER
 from actors.port_mapper import PortMapper
 from actors.ports import record_storage
-from actors.ports.asn import systems_in
+from actors.ports.asn import system_of
 from actors.ports.gateway import Gateway
 from actors.ports.host import random_bytes
 from actors.ports.multicast import Multicast
@@ -235,5 +234,4 @@ def extension(surroundings: Surroundings, settings: Settings) -> ExtensionServic
 
 def privacy(surroundings: Surroundings, settings: Settings) -> PrivacyRouter:
     """SettingsError: the file of ``asn_database`` cannot be used."""
-    system_of = systems_in(Path(settings.asn_database).expanduser()) if settings.asn_database else lambda _: ""
-    return PrivacyRouter(surroundings.name, DIRECTORY, random_bytes, system_of)
+    return PrivacyRouter(surroundings.name, DIRECTORY, random_bytes, system_of(settings))

@@ -184,16 +184,17 @@ def _chain(last: RelayAt, leading: Sequence[FoundRelay], hops: int, system_of: S
     """``hops`` relays of as many networks and, where that is known, providers; the first that fit.  None: there are
     too few."""
     chain: list[RelayAt] = []
-    taken = _networks(last.addresses, system_of)
+    taken = networks_of(last.addresses, system_of)
     for one in leading:
-        networks = _networks(one.addresses, system_of)
+        networks = networks_of(one.addresses, system_of)
         if one.peer != last.peer and not networks & taken and len(chain) < hops - 1:
             taken |= networks
             chain.append(RelayAt(one.peer, one.addresses))
     return Path((*chain, last)) if len(chain) == hops - 1 else None
 
 
-def _networks(addresses: Sequence[bytes], system_of: SystemOf) -> set[str]:
+def networks_of(addresses: Sequence[bytes], system_of: SystemOf) -> set[str]:
+    """Whose: by network and, where that is known, by autonomous system."""
     return {network_of(one) for one in addresses} | {system for one in addresses if (system := system_of(one))}
 
 

@@ -141,8 +141,8 @@ class Receipts:
         self.counts: Counter[str] = Counter()
         self.confirmed = 0
         self.raised: list[bytes] = []
-        #: By who has it, the newest last.
-        self.passes: dict[bytes, Pass] = {}
+        #: By who has it, the newest last: the pass, and until when its holder counts as one of its relay's.
+        self.passes: dict[bytes, tuple[Pass, float]] = {}
         self.vouchers = Vouchers(own)
         self.rows = rows
         self._name = name
@@ -242,13 +242,15 @@ class Receipts:
         self._say(stream, receipts.encode(told), finish=True)
 
     def _admit(self, given: Pass, now: float) -> None:
-        """RemoteProtocolError when its relay has given as many as it may."""
-        self.passes = {holder: one for holder, one in self.passes.items() if one.until > now}
-        others = sum(one.relay == given.relay and holder != given.holder for holder, one in self.passes.items())
+        """RemoteProtocolError when its relay has given as many as it may.  Each counts for a day, however short the
+        time for which it holds: or a relay would give them to one after the other."""
+        self.passes = {holder: one for holder, one in self.passes.items() if one[1] > now}
+        same = {holder for holder, (one, _) in self.passes.items() if one.relay == given.relay}
+        others = len(same - {given.holder})
         if others >= MAX_HOLDERS:
             raise RemoteProtocolError(f"{MAX_HOLDERS} others have a pass of that relay", "passes")
         self.passes.pop(given.holder, None)
-        self.passes[given.holder] = given
+        self.passes[given.holder] = given, now + receipts.PASS_LIFE
         while len(self.passes) > MAX_PASSES:
             del self.passes[next(iter(self.passes))]
 

@@ -18,7 +18,6 @@ that takes over from another finds what that one wrote.
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import msgspec
@@ -235,13 +234,13 @@ class ReputationTracker:
 
     def _operator(self, peer: bytes, now: float) -> list[Send]:
         """That it is one, if it is, or has the pass of one."""
-        given = self.receipts.passes.get(peer)
-        operator, end = (given.relay, float(given.until)) if given is not None else (peer, math.inf)
-        until = min(self._operator_until(operator), end)
-        if until <= now:
-            return []
-        standing = self.receipts.vouchers.standing(operator, now)
-        return [Send(self._relay_server, ClassTold(peer, until, standing, operator if given is not None else b""))]
+        told = []
+        if (own := self._operator_until(peer)) > now:
+            told.append(ClassTold(peer, own, self.receipts.vouchers.standing(peer, now)))
+        given, _ = self.receipts.passes.get(peer, (None, 0.0))
+        if given is not None and (until := min(self._operator_until(given.relay), float(given.until))) > now:
+            told.append(ClassTold(peer, until, self.receipts.vouchers.standing(given.relay, now), given.relay))
+        return [Send(self._relay_server, max(told, key=lambda one: one.standing))] if told else []
 
     def _operators(self, now: float) -> list[Send]:
         return [send for peer in (*self._peers, *self.receipts.passes) for send in self._operator(peer, now)]

@@ -304,7 +304,8 @@ TABLE: Final[tuple[Row, ...]] = (
         least=1, most=600),
     Row("next_path_after", "float", "s", 1.0,
         "Time without an answer after which the next way at the privacy level high, through another relay, is tried "
-        "beside it: a relay that vanished without a word would cost path_timeout. A relay halfway round the world "
+        "beside it: a relay that vanished without a word would cost path_timeout. A connection on which nothing came "
+        "in that time, at low too, is used for no new stream until something does. A relay halfway round the world "
         "answers in less.",
         least=0.1, most=600),
     Row("asn_database", "str", "", "",

@@ -86,9 +86,13 @@ class Standing:
 
     def peer_reserved(self, peer: bytes, now: float) -> None:
         """It has a reservation, its first or another."""
-        if peer not in self._reserved:
-            self._reserved[peer] = name = self.class_of(peer, now)
-            self.reservations.came(name)
+        name, before = self.class_of(peer, now), self._reserved.get(peer)
+        if name == before:
+            return
+        if before is not None:  # it is asked for again, and is of another class by now
+            self.reservations.left(before)
+        self._reserved[peer] = name
+        self.reservations.came(name)
 
     def peer_left(self, peer: bytes) -> None:
         """Its last reservation has ended."""

@@ -13,8 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from actors.settings import SettingsError
+from actors.settings import Settings, SettingsError
 from protocol.addresses import decode_tcp
+
+
+def system_of(settings: Settings) -> Callable[[bytes], str]:
+    """By the file that the settings name; without one nothing is known.  SettingsError."""
+    return systems_in(Path(settings.asn_database).expanduser()) if settings.asn_database else lambda _: ""
 
 
 def systems_in(path: Path) -> Callable[[bytes], str]:

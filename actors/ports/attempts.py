@@ -44,20 +44,22 @@ async def first_answer(
 ) -> Answer:
     """What the first attempt that succeeds returns; the others are cancelled, and have ended when this returns.
 
-    The next begins when one gives way, and, ``after_failure``, when none runs any more.  ``drop`` gets what came of
+    The next begins when the newest gives way, or, ``after_failure``, fails.  ``drop`` gets what came of
     another one at the same moment.  AllFailed; what is no ClientError goes through."""
     loop = asyncio.get_running_loop()
     running: set[asyncio.Task[Answer]] = set()
     failures: list[ClientError] = []
     left = iter(attempts)
     due: asyncio.Future[None] | None = None
+    newest: asyncio.Task[Answer] | None = None
     try:
         while True:
-            if due is None or due.done() or (not running and after_failure):
+            if due is None or due.done():
                 due = loop.create_future()
                 attempt = next(left, None)
-                if attempt is not None:
-                    running.add(loop.create_task(attempt(_resolver(due))))
+                newest = None if attempt is None else loop.create_task(attempt(_resolver(due)))
+                if newest is not None:
+                    running.add(newest)
             if not running:
                 raise AllFailed(failures)
             waiting: set[asyncio.Future[Any]] = {*running, due}
@@ -70,12 +72,20 @@ async def first_answer(
                 if not isinstance(error, ClientError):
                     raise error
                 failures.append(error)
+                if after_failure and task is newest and not due.done():
+                    due.set_result(None)
     finally:
         for task in running:
             task.cancel()
         for other in await asyncio.gather(*running, return_exceptions=True):
             if not isinstance(other, BaseException):
                 drop(other)
+
+
+def seen(task: asyncio.Task[Any]) -> None:
+    """A callback: its failure is known, though nobody waits for it any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def unless_closed(task: asyncio.Task[Answer], why: str, *, shared: bool = True) -> Answer:

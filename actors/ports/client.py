@@ -28,7 +28,7 @@ from actors.circuit_client import CircuitClient, ClientPolicy
 from actors.client_streams import ByteStream
 from actors.dial_address import DialAddress, DialAddressError, parse_dial_address
 from actors.peer_link import PeerLink, Refusal
-from actors.ports.attempts import unless_closed
+from actors.ports.attempts import seen, unless_closed
 from actors.ports.client_sockets import Awaited, Crossed, Refused, Socket
 from actors.ports.clock import steady_clock
 from actors.ports.connections import (
@@ -305,7 +305,7 @@ class Client:
             task = asyncio.get_running_loop().create_task(self._dial(address))
             self._dialling[key] = task
             task.add_done_callback(lambda _: self._dialling.pop(key, None))
-            task.add_done_callback(_seen)
+            task.add_done_callback(seen)
         return await unless_closed(task, "the client was closed while it dialled")
 
     async def ask_reservation(self, connection: PeerConnection) -> ReservationGranted:
@@ -441,12 +441,6 @@ class Client:
 
 def _new_key() -> StaticKey:
     return StaticKey(Identity.from_seed(random_bytes(32)), random_bytes(32))
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Its failure is known, though nobody waits for it any more."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _resolve(future: asyncio.Future[Any], answer: Any) -> None:

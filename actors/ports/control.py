@@ -198,8 +198,9 @@ def _answers(folder: Path) -> bool:
     return True
 
 
-def ask(folder: Path, question: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the node whose data folder this is, and wait for its answer.  NoNode, CommandFailed."""
+def ask(folder: Path, question: Mapping[str, Any], within: float | None = None) -> dict[str, Any]:
+    """Ask the node whose data folder this is, and wait for its answer; ``within``: so many seconds at most.  NoNode,
+    CommandFailed."""
     try:
         sock = _connect(folder)
     except PermissionError as error:
@@ -207,6 +208,7 @@ def ask(folder: Path, question: Mapping[str, Any]) -> dict[str, Any]:
     except OSError as error:
         raise NoNode(f"no node runs with the data folder {folder} (--data-dir)") from error
     with sock:
+        sock.settimeout(within)
         try:
             with contextlib.suppress(OSError):  # it may have been refused already, and then says why
                 sock.sendall(json.dumps(dict(question)).encode() + b"\n")

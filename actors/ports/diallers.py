@@ -197,28 +197,35 @@ class RelayDialler(TcpDialler):
         self._relays: set[PeerId] = set()
         self._dialled: dict[PeerId, None] = {}
         self._talked: dict[PeerId, None] = {}
+        self._met: dict[PeerId, None] = {}
 
     def allow(self, relays: Iterable[PeerId]) -> None:
         """These were chosen as relays."""
         self._relays.update(relays)
 
     def talk_to(self, peer: PeerId) -> None:
-        """``peer`` is somebody to be talked to through a relay, and is not dialled.  LevelRefused: it was."""
+        """``peer`` is talked to through a relay from now on, and is not dialled.  LevelRefused: it was."""
+        self.check_unseen(peer)
+        _remember(self._talked, peer)
+
+    def check_unseen(self, peer: PeerId) -> None:
+        """LevelRefused: it was dialled, and has seen our IP."""
         if peer in self._dialled:
             raise LevelRefused(
                 f"{peer} is a relay that this peer has connected to itself, and has seen its IP: go through several "
                 f"relays (--hops 2), which it sees as somebody else"
             )
-        _remember(self._talked, peer)
 
-    def met(self, peer: PeerId) -> None:
-        """``peer`` has called us through a relay."""
-        if peer not in self._dialled:
-            _remember(self._talked, peer)
+    def met(self, peer: PeerId) -> bool:
+        """``peer`` has called us through a relay; False: it is one that we have dialled, and is not to be talked to."""
+        if peer in self._dialled:
+            return False
+        _remember(self._met, peer)  # apart: strangers fill it
+        return True
 
     def may_dial(self, relay: PeerId) -> bool:
         """Whether it is not somebody that was talked to."""
-        return relay not in self._talked
+        return relay not in self._talked and relay not in self._met
 
     async def find(self, address: DialAddress) -> list[DialAddress]:
         # Before a name is looked up: the question alone would say who is looked for.
@@ -232,7 +239,7 @@ class RelayDialler(TcpDialler):
         return await super().open(address, wire)
 
     def _check(self, address: DialAddress) -> None:
-        if address.peer in self._talked:
+        if address.peer is not None and not self.may_dial(address.peer):
             raise LevelRefused(f"{address.peer} was talked to through a relay: as a relay it would see this peer's IP")
         if address.peer is None or address.peer not in self._relays:
             raise LevelRefused(
@@ -241,6 +248,7 @@ class RelayDialler(TcpDialler):
 
 
 def _remember(peers: dict[PeerId, None], peer: PeerId) -> None:
+    peers.pop(peer, None)  # the newest is last
     peers[peer] = None
     if len(peers) > MAX_REMEMBERED:
         del peers[next(iter(peers))]

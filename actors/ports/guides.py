@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
-from actors.dial_policy import network_of
 from actors.ports.attempts import AllFailed, GiveWay, Late, first_answer, in_a_while
 from actors.ports.client import Client
 from actors.ports.connections import DialError, PeerConnection
 from actors.ports.peer_terms import NoPath, PeerPolicy, Router, way_of
 from actors.ports.ways import Ways
 from actors.ports.whereabouts_client import ask_whereabouts
+from actors.privacy_levels import networks_of
 from protocol.identity import PeerId
 from protocol.privacy_messages import Level, RelayAt
 
@@ -37,6 +37,10 @@ Way = tuple[RelayAt, ...]
 Ask = Callable[[Way, PeerId], Awaitable[tuple[bytes, ...]]]
 
 
+class NobodyElse(NoPath):
+    """All that know of the peer have been asked."""
+
+
 class Guides:
     """``late``: relays that were silent, which are asked last.  ``client``: asks them, as who we are at its level."""
 
@@ -49,6 +53,8 @@ class Guides:
         self._late = late
         self._client = client
         self._known: dict[PeerId, tuple[float, tuple[bytes, ...]]] = {}
+        #: Who has told where a peer is, while it is being reached.
+        self._told: dict[PeerId, set[bytes]] = {}
 
     async def reach(
         self,
@@ -69,11 +75,20 @@ class Guides:
         async def as_told(_: GiveWay) -> PeerConnection:
             return await go(await (self.ask_from_afar(peer) if afar else self.ask(peer)))
 
+        async def as_others_tell(give_way: GiveWay) -> PeerConnection:
+            if not self._told.get(peer):
+                raise NobodyElse(f"nobody says where {peer} is reached")
+            return await as_told(give_way)
+
         fresh = time.monotonic() - since < REMEMBERED
+        attempts = [as_told, as_others_tell]  # what one says may be of yesterday
         try:
-            return await first_answer([as_remembered, as_told] if fresh else [as_told], drop)
+            return await first_answer([as_remembered, *attempts] if fresh else attempts, drop)
         except AllFailed as failed:
-            raise failed.failures[-1] from None
+            self._known.pop(peer, None)
+            raise next(one for one in reversed(failed.failures) if not isinstance(one, NobodyElse)) from None
+        finally:
+            self._told.pop(peer, None)
 
     async def ask(self, peer: PeerId) -> tuple[bytes, ...]:
         """Where ``peer`` is reached: binary multiaddrs.  NoPath."""
@@ -81,7 +96,7 @@ class Guides:
 
     async def ask_from_afar(self, peer: PeerId) -> tuple[bytes, ...]:
         """The same, asked through another relay under a new peer id: who is asked does not see who asks."""
-        return await self._search(peer, CHOICE, self._ask_through, _pairs)
+        return await self._search(peer, CHOICE, self._ask_through, self._pairs)
 
     async def _search(
         self, peer: PeerId, count: int, ask: Ask, ways_of: Callable[[Sequence[RelayAt]], list[Way]]
@@ -113,11 +128,17 @@ class Guides:
             try:
                 async with asyncio.timeout(self._policy.path_timeout):
                     with in_a_while(self._policy.next_path_after, look):
-                        return await ask(way, peer)
+                        found = await ask(way, peer)
+                told.add(way[-1].peer)
+                return found
             except TimeoutError:
                 raise DialError(f"{PeerId(way[-1].peer)}: no answer within {self._policy.path_timeout:g} s") from None
 
-        attempts = [partial(attempt, way) for way in self._late.last(ways, lambda way: way[0])]
+        told = self._told.setdefault(peer, set())
+        left = [way for way in self._late.last(ways, lambda way: way[0]) if way[-1].peer not in told]
+        if not left:
+            raise NobodyElse(f"nobody else says where {peer} is reached")
+        attempts = [partial(attempt, way) for way in left]
         try:
             found = await first_answer(attempts, lambda _: None)
         except AllFailed as failed:
@@ -127,6 +148,16 @@ class Guides:
         while len(self._known) > MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
         return found
+
+    def _pairs(self, several: Sequence[RelayAt]) -> list[Way]:
+        """One of them through another, of different networks and providers; another first one each time."""
+        of = {one.peer: networks_of(one.addresses, self._policy.system_of) for one in several}
+        return [
+            (first, guide)
+            for step in range(1, len(several))
+            for first, guide in zip(several, [*several[step:], *several[:step]], strict=True)
+            if not of[first.peer] & of[guide.peer]
+        ]
 
     async def _ask(self, way: Way, peer: PeerId) -> tuple[bytes, ...]:
         (guide,) = way
@@ -139,13 +170,3 @@ class Guides:
         async with self._ways.context(dialler) as client:
             connection = await client.through(way_of(first.addresses[0], way), known=True)
             return (await ask_whereabouts(connection, peer, time.time())).addresses
-
-
-def _pairs(several: Sequence[RelayAt]) -> list[Way]:
-    """One of them through another, of different networks; another first one each time."""
-    return [
-        (first, guide)
-        for step in range(1, len(several))
-        for first, guide in zip(several, [*several[step:], *several[:step]], strict=True)
-        if network_of(first.addresses[0]) != network_of(guide.addresses[0])
-    ]

@@ -23,9 +23,10 @@ from functools import partial
 from types import TracebackType
 from typing import Final
 
-from actors.ports.attempts import AllFailed, Attempt, GiveWay, Late, first_answer, in_a_while, unless_closed
+from actors.ports.attempts import AllFailed, Attempt, GiveWay, Late, first_answer, in_a_while, seen, unless_closed
 from actors.ports.client import Handler
 from actors.ports.connections import DialError, PeerConnection, PeerStream
+from actors.ports.diallers import LevelRefused
 from actors.ports.guides import RELAY_SEARCH, Guides
 from actors.ports.onion_side import OnionSide
 from actors.ports.peer_terms import NoPath, PeerPolicy, Router, Target
@@ -144,6 +145,11 @@ class Peer:
         self._check_open()
         if hops == 1:
             self._be_known(level)
+        if level is Level.HIGH and hops == 1:
+            try:
+                self._ways.relays.check_unseen(at.peer)  # though there be a connection: it may be one that called us
+            except LevelRefused as error:
+                raise NoPath(f"no way to {at.peer} at the privacy level {level}: {error}") from None
         named = at.relay
         for connection in self._ways.open_to(level, at.peer, hops):
             if level is Level.LOW and not relayed and connection.relay is not None:
@@ -157,6 +163,7 @@ class Peer:
             task = asyncio.get_running_loop().create_task(self._reach(at, level, relayed, hops))
             self._dialling[key] = task
             task.add_done_callback(lambda _: self._dialling.pop(key, None))
+            task.add_done_callback(seen)
         return await unless_closed(task, "the peer was closed while it dialled")
 
     async def direct(self, relayed: PeerConnection) -> PeerConnection:

@@ -41,7 +41,7 @@ class PeerPolicy:
     opens, and others' are refused without.  ``private_network``: whether holes are punched to private addresses too.
     ``meets``: whom who calls at LOW must be to be told where this peer is: whoever is led on from a relay to a direct
     connection sees its IP before a stream is asked for.  ``receipts``: what is signed for relays that are used alone
-    (protocol/receipts.py): "off", "kept" by them, or "shown" to others too."""
+    (protocol/receipts.py): "off", "kept" by them, or "shown" to others too.  ``system_of``: as of PrivacyRouter."""
 
     relays: int = 2
     path_timeout: float = 20.0
@@ -52,6 +52,7 @@ class PeerPolicy:
     private_network: bool = False
     meets: Callable[[PeerId], bool] = lambda _: True
     receipts: str = "kept"
+    system_of: Callable[[bytes], str] = lambda _: ""
     client: ClientPolicy | None = None
 
 

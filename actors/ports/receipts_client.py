@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from actors.ports.attempts import unless_closed
 from actors.ports.connections import ClientError, PeerConnection, StreamError
 from protocol import receipts
 from protocol.errors import RemoteProtocolError
@@ -91,16 +92,20 @@ class ReceiptsClient:
         self._asking = asyncio.Lock()
         self._used: dict[PeerConnection, _Used] = {}
         self._settling: dict[PeerConnection, asyncio.Task[None]] = {}
-        self._spending: set[asyncio.Task[None]] = set()
+        self._spent = 0
+        self._spending: asyncio.Task[None] | None = None
+        self._showing: dict[PeerId, asyncio.Task[None]] = {}
+        self._closed = False
         #: By relay: until when nothing is shown to it, monotonic seconds.
         self._shown: dict[PeerId, float] = {}
 
     def used(self, relay: PeerConnection, sent: int, received: int) -> None:
         """A circuit through ``relay``, which is connected directly, has ended; bytes each way."""
-        if self._own is not None:
-            task = asyncio.get_running_loop().create_task(_quietly(self._own.spent(sent + received)))
-            self._spending.add(task)
-            task.add_done_callback(self._spending.discard)
+        if self._closed:
+            return
+        self._spent += sent + received
+        if self._own is not None and self._spending is None:
+            self._spending = asyncio.get_running_loop().create_task(self._spend(self._own, SETTLE_AFTER))
         if self._consent == "off" or relay.ended:
             return
         used = self._used.setdefault(relay, _Used())
@@ -112,12 +117,19 @@ class ReceiptsClient:
 
     async def before_use(self, relay: PeerConnection) -> None:
         """Show it the pass, if there is one and it was not shown of late.  A relay that takes none is used as it is."""
-        now = time.monotonic()
-        if self._own is None or self._shown.get(relay.peer, 0.0) > now:
+        if self._own is None or self._shown.get(relay.peer, 0.0) > time.monotonic():
             return
+        task = self._showing.get(relay.peer)
+        if task is None:
+            task = self._showing[relay.peer] = asyncio.get_running_loop().create_task(self._show(relay, self._own))
+            task.add_done_callback(lambda _: self._showing.pop(relay.peer, None))
+        await unless_closed(task, "the peer was closed while it dialled")
+
+    async def _show(self, relay: PeerConnection, own: OwnRelay) -> None:
+        now = time.monotonic()
         async with self._asking:
             if self._pass_until <= now:
-                self._pass = await _quietly(self._own.give_pass())
+                self._pass = await _quietly(own.give_pass())
                 self._pass_until = now + (receipts.PASS_LIFE / 2 if self._pass is not None else receipts.WINDOW)
         until = 0.0
         if self._pass is not None:
@@ -125,7 +137,7 @@ class ReceiptsClient:
                 async with asyncio.timeout(PASS_TIMEOUT):
                     told = await _one_answer(relay, PassShown(self._pass.envelope, self._pass.receipts))
                     until = told.until - time.time() if isinstance(told, StandingTold) else 0.0
-        log.info("%s serves this peer %s", relay.peer, "as its owner's relay" if until > 0 else "as anybody")
+            log.info("%s serves this peer %s", relay.peer, "as its owner's relay" if until > 0 else "as anybody")
         self._shown.pop(relay.peer, None)
         self._shown[relay.peer] = min(now + max(until, receipts.WINDOW), self._pass_until)
         while len(self._shown) > MAX_SHOWN:
@@ -133,19 +145,39 @@ class ReceiptsClient:
 
     async def close(self) -> None:
         """Ask now for what is left; the relays have a moment."""
-        for task in list(self._settling.values()):
+        self._closed = True
+        waiting = [*self._settling.values(), *self._showing.values()]
+        if self._spending is not None:
+            waiting.append(self._spending)
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(*self._settling.values(), return_exceptions=True)
-        for relay in list(self._used):
-            self._begin(relay, 0.0)
-        if left := [*self._settling.values(), *self._spending]:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS):
-                    await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*waiting, return_exceptions=True)
+        left = [asyncio.ensure_future(self._settle(relay, 0.0)) for relay in self._used]
+        if self._own is not None and self._spent:
+            left.append(asyncio.ensure_future(self._spend(self._own, 0.0)))
+        if left:
+            _, late = await asyncio.wait(left, timeout=LAST_WORDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    async def _spend(self, own: OwnRelay, after: float) -> None:
+        """Tell our own relay what others carried; once in a while, however many circuits have ended."""
+        try:
+            await asyncio.sleep(after)
+            spent, self._spent = self._spent, 0
+            await _quietly(own.spent(spent))
+        finally:
+            self._spending = None
 
     def _begin(self, relay: PeerConnection, after: float) -> None:
+        def over(_: asyncio.Task[None]) -> None:
+            del self._settling[relay]
+            if relay in self._used and not self._closed:  # a circuit ended meanwhile
+                self._begin(relay, SETTLE_AFTER)
+
         task = self._settling[relay] = asyncio.get_running_loop().create_task(self._settle(relay, after))
-        task.add_done_callback(lambda _: self._settling.pop(relay, None))
+        task.add_done_callback(over)
 
     async def _settle(self, relay: PeerConnection, after: float) -> None:
         await asyncio.sleep(after)

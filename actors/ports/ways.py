@@ -24,7 +24,9 @@ from protocol.discovery_messages import Observed
 from protocol.identity import Identity, PeerId
 from protocol.privacy_messages import Level, Path, RelayAt
 
-#: How a circuit's end is told when its relay was lost.  A reset may be the other end's doing, or the relay's limits'.
+#: How a circuit's end is told when somebody said good-bye, and when its relay was lost.  A reset may be the other end's
+#: doing, or the relay's or its limits': it counts neither way.
+_WELL: Final = ("closed", "the peer closed the connection", "the peer closed the circuit")
 _LOST: Final = "the connection to its relay is over: "
 
 
@@ -59,6 +61,7 @@ class Ways:
         self._chains: dict[tuple[PeerId, int], Client] = {}
         #: At LOW: connections through a relay that a caller may have.  Others only lead to a direct one, and end.
         self._lent: WeakSet[PeerConnection] = WeakSet()
+        self._closed = False
         self._clients: set[Client] = set()
         self._circuits: dict[PeerConnection, asyncio.Task[None]] = {}
         self._watching: set[asyncio.Task[None]] = set()
@@ -191,6 +194,7 @@ class Ways:
 
     async def close(self) -> None:
         """Say good-bye to all, at the same time; the relays are told first what they carried."""
+        self._closed = True
         for connection in list(self._circuits):
             await connection.close()
         await asyncio.gather(*self._circuits.values(), return_exceptions=True)
@@ -202,6 +206,7 @@ class Ways:
         if self._low is not None:
             closing.append(self._low.close())
         await asyncio.gather(*closing, *self._ending, return_exceptions=True)
+        await asyncio.gather(*self._circuits.values(), return_exceptions=True)
 
     # Ways.
 
@@ -276,7 +281,10 @@ class Ways:
     def _met(self, connection: PeerConnection) -> None:
         """Somebody has called, at HIGH or LOW."""
         if connection.relay is not None:
-            self.relays.met(connection.peer)
+            # At HIGH one whom we have dialled has seen our IP, as a relay.
+            if self._closed or (self._low is None and not self.relays.met(connection.peer)):
+                self.drop(connection)
+                return
             self._watch(connection)
         self._accepted(connection)
 
@@ -288,8 +296,11 @@ class Ways:
 
         async def watch() -> None:
             reason = await connection.wait_ended()
-            kind = "dropped" if reason.startswith(_LOST) and reason != f"{_LOST}closed" else "circuit"
-            self._router.observe(Observed(relay.bytes, kind, carried=link.sent + link.received))
+            carried = link.sent + link.received
+            if reason in (*_WELL, f"{_LOST}closed"):
+                self._router.observe(Observed(relay.bytes, "circuit", carried=carried))
+            elif reason.startswith(_LOST):
+                self._router.observe(Observed(relay.bytes, "dropped", carried=carried))
             self.receipts.used(by, link.sent, link.received)
 
         task = self._circuits[connection] = asyncio.get_running_loop().create_task(watch())

@@ -59,6 +59,28 @@ async def test_whom_we_talk_to_is_no_relay_for_us_and_who_was_our_relay_is_not_t
         await echoed(await carol.open(f"{own}/p2p-circuit/p2p/{bob.peer_id}", ECHO, level=Level.HIGH), 1000)
 
 
+async def test_our_own_relay_that_calls_us_is_not_met(relays: Callable[..., list[NodeProcess]], tmp_path: Path) -> None:
+    """It knows us already, and where we are: it is not to be somebody that we talk to."""
+    nodes = relays(2)
+    mallory = load_or_create_identity(tmp_path / "relay-1")
+    met: list[PeerId] = []
+
+    async def meet(connection: PeerConnection, stream: PeerStream) -> None:
+        met.append(connection.peer)
+        await echo(connection, stream)
+
+    async with asyncio.timeout(60), peer("bob", tmp_path, nodes) as bob, Client(mallory) as calling:
+        bob._ways._handlers = {ECHO: meet}
+        addresses = await bob.listen(Level.HIGH)
+        assert bob.reachable is not None and set(bob.reachable.relays) >= {mallory.peer_id}
+        (address, *_) = [one for one in addresses if str(mallory.peer_id) not in one]
+        refused = await calling.connect(address)
+        await refused.wait_ended()
+        assert met == []
+        with pytest.raises(NoPath, match="has seen its IP"):
+            await bob.connect(mallory.peer_id, level=Level.HIGH)
+
+
 def where(text: str) -> bytes:
     _, _, host, _, port, *_ = text.split("/")
     return encode_tcp(ip_address(host), int(port))

@@ -13,7 +13,7 @@ from protocol import identify, kad
 from protocol.discovery_messages import DescriptorChanged, DhtModeChanged, RelayFound, RelaysSearched, RelaysWanted
 from protocol.identity import Identity
 from protocol.kad import KadMessage, KadPeer, KadRecord, MessageType
-from protocol.kad_keys import RELAYS, descriptor_key, provider_key
+from protocol.kad_keys import RELAYS, descriptor_key, provider_key, whereabouts_key
 from protocol.messages import ActorDown
 from protocol.service_messages import (
     ForwarderReady,
@@ -440,3 +440,21 @@ def test_whereabouts_that_are_known_do_not_wait_for_who_says_nothing() -> None:
     assert driver.said(WhereaboutsFound) == []
     driver.wait(0.2)
     assert driver.said(WhereaboutsFound) == [WhereaboutsFound(2, record, "")]
+
+
+def test_a_later_record_is_waited_for_as_long_as_answers_come() -> None:
+    """alice has an old one; whom she names, and who takes a moment, the new one."""
+    driver = Driver(joined=True)
+    relay = b"\xa5\x03" + bytes([len(ALICE.peer_id.bytes)]) + ALICE.peer_id.bytes + b"\xa2\x02"
+    old = seal_whereabouts(BOB, (THERE + relay,), driver.now - 3000)
+    new = seal_whereabouts(BOB, (HERE + relay,), driver.now)
+    key = whereabouts_key(BOB.peer_id)
+    driver.sends.clear()
+    driver.post(WhereaboutsSought(2, "asker", BOB.peer_id.bytes, 15.0))
+    driver.wait(0.4)
+    other = Identity.from_seed(seeded("other")).peer_id.bytes
+    driver.answer((KadPeer(other, (b"\x04\x07\x07\x07\x07\x06\x0f\xa1",)),), record=KadRecord(key, old, ""))
+    driver.wait(LATER - 0.1)
+    assert driver.said(WhereaboutsFound) == [], "she has just been asked"
+    driver.answer(record=KadRecord(key, new, ""))
+    assert driver.said(WhereaboutsFound) == [WhereaboutsFound(2, new, "")]

@@ -406,6 +406,29 @@ def test_a_relay_has_few_who_are_served_as_it(network: Network) -> None:
     answers = [show(there, one, told)[0] for one, told in zip(holders, passes, strict=True)]
     assert [one.reset for one in answers] == [False] * MAX_HOLDERS + [True]
     assert not show(there, holders[0], passes[0])[0].reset, "one of them may show it again"
+    later = NOW + receipts.PASS_LIFE + 1
+    last = PassTold(0, receipts.give_pass(relay.identity, holders[-1].id, later))
+    assert not show(there, holders[-1], last, later)[0].reset
+
+
+def test_short_passes_do_not_make_room_for_more(network: Network) -> None:
+    """Made so that each is over in a moment."""
+    relay, there = Peer(network, "relay"), Peer(network, "there")
+    relay.works_for(6, there)
+    answers = []
+    for number in range(MAX_HOLDERS + 1):
+        holder, now = Peer(network, f"device {number}"), NOW + 10 * number
+        brief = PassTold(0, receipts.give_pass(relay.identity, holder.id, now - receipts.PASS_LIFE + 2))
+        answers.append(show(there, holder, brief, now)[0].reset)
+    assert answers == [False] * MAX_HOLDERS + [True]
+
+
+def test_who_is_an_operator_itself_loses_nothing_by_a_pass(network: Network) -> None:
+    relay, owner, there = Peer(network, "relay"), Peer(network, "owner"), Peer(network, "there")
+    relay.works_for(1, there)
+    owner.works_for(6, there)
+    *_, last = show(there, owner, given_by(relay, owner))
+    assert last == ClassTold(owner.id, NOW + OPERATOR_TIME, last.standing) and last.standing > 0.4
 
 
 def test_who_wants_nothing_for_it_gives_no_pass(network: Network) -> None:

@@ -156,3 +156,13 @@ def test_who_has_an_operators_pass_shares_its_part() -> None:
         standing.circuit_began(number, asking, peer("public"), NOW)
         held[operator] += standing.class_of_circuit(number) == OPERATOR
     assert held[one] == held[other] > 10
+
+
+def test_a_reservation_is_of_another_class_when_it_is_asked_for_again() -> None:
+    relay = server(100)
+    who = peer("device")
+    relay.handle(ClassTold(who, NOW + 100, 1.0, peer("operator")), NOW)
+    reserve(relay, who, 1)
+    assert relay._standing._reserved == {who: OPERATOR}
+    reserve(relay, who, 1, NOW + 200)
+    assert relay._standing._reserved == {who: PUBLIC}

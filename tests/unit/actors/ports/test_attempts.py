@@ -89,6 +89,18 @@ async def test_a_failure_begins_the_next_and_all_are_told() -> None:
         await race
 
 
+async def test_one_that_is_silent_and_one_that_fails_do_not_keep_the_third_waiting() -> None:
+    tries = Tries()
+    race = tries.race(3)
+    await tries.until(1)
+    tries.begun[0][0]()
+    await tries.until(2)
+    tries.begun[1][1].set_exception(ClientError("no reservation"))
+    await tries.until(3)
+    tries.begun[2][1].set_result("third")
+    assert await race == "third"
+
+
 async def test_a_failure_may_be_the_answer() -> None:
     tries = Tries()
     race = tries.race(2, after_failure=False)
