@@ -45,6 +45,13 @@ def with_peer(address: bytes, peer: bytes) -> bytes:
     return address + b"\xa5\x03" + bytes((len(peer),)) + peer
 
 
+def without_peer(address: bytes) -> bytes:
+    """TCP over IP without the /p2p/PEER behind it, if it has one; any other address as it is."""
+    end = {b"\x04": 8, b"\x29": 20}.get(address[:1], len(address))
+    rest = address[end:]
+    return address[:end] if rest[:2] == b"\xa5\x03" and rest[2:3] == bytes((len(rest) - 3 & 0xFF,)) else address
+
+
 def is_global(address: bytes) -> bool:
     """Whether ``address`` leads to one place from everywhere, as public IP addresses and names do."""
     if address[:1] == b"\x04":

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.addresses import decode_tcp
+from protocol.addresses import decode_tcp, without_peer
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.machine import Machine
 from protocol.proto import dcutr_pb2
@@ -67,7 +67,9 @@ def _read(payload: bytes, wanted: dcutr_pb2.HolePunch.Type) -> dcutr_pb2.HolePun
 
 def _seen_at(message: dcutr_pb2.HolePunch) -> PeerSeenAt:
     # Of other kinds (QUIC, names, circuits) there is nothing to dial here: peers send them, and they are passed over.
-    usable = dict.fromkeys(one for one in message.ObsAddrs if (found := decode_tcp(one)) is not None and found[1])
+    # rust-libp2p's have its peer id behind them, which is known.
+    told = map(without_peer, message.ObsAddrs)
+    usable = dict.fromkeys(one for one in told if (found := decode_tcp(one)) is not None and found[1])
     return PeerSeenAt(tuple(usable)[:MAX_ADDRESSES])
 
 

@@ -11,6 +11,7 @@ from actors.ports.hole_punch import HolePuncher
 from actors.ports.peer_terms import PeerPolicy, Router
 from actors.ports.reachable import Reachable
 from actors.ports.resolver import Resolver
+from actors.served_protocols import AGENT
 from protocol import dcutr
 from protocol.identity import Identity
 
@@ -50,7 +51,8 @@ class LowSide:
         if not self.client.has(relayed):
             raise DialError("only a connection at the privacy level low is led on to a direct one")
         said = await relayed.identify()
-        if dcutr.PROTOCOL not in said.protocols:
+        # It is the other who begins, and rust names only what it answers: so it is waited for, but for one of ours.
+        if dcutr.PROTOCOL not in said.protocols and said.agent_version == AGENT:
             raise DialError("the peer does not punch holes (/libp2p/dcutr), and a relay alone was not allowed")
         return await self._puncher.direct(relayed)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.interop.conftest import StartPeer
+from tests.interop.peer import Peer as Other
 from tests.privacy.packets import Packet, packets
 from tests.privacy.requirements import require
 from tests.privacy.test_high import REPOSITORY, line_of
@@ -90,13 +91,27 @@ def test_between_two_of_ours(tmp_path: Path) -> None:
     assert sum(len(one.data) for one in between) > 600_000, "what was said went between the NATs"
 
 
-def test_ours_dials_go(tmp_path: Path, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+#: Those of the others that punch holes over TCP: js dials from another port than the one at which it is seen, so no NAT
+#: that drops what it does not expect lets it through; py-libp2p does so too.
+PUNCHING = ("go", "rust")
+
+
+def punching(other: Other, relay: str) -> None:
+    """It listens, and is told by the relay where it is seen: then it can punch holes."""
+    other.call("listen", addr="/ip4/0.0.0.0/tcp/4002")
+    other.call("reserve", relay=relay)
+    if other.implementation == "go":  # it needs a while to offer it
+        other.call("punching")
+
+
+@pytest.mark.parametrize("implementation", PUNCHING)
+def test_ours_dials_another(
+    implementation: str, tmp_path: Path, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DESCORD_PEER_HOLE_PUNCHING", "on")
     with scene(tmp_path) as here:
-        bob = start_peer("go", within=here.within("bob"))
-        bob.call("listen", addr="/ip4/0.0.0.0/tcp/4002")
-        bob.call("reserve", relay=here.relay)
-        bob.call("punching")
+        bob = start_peer(implementation, within=here.within("bob"))
+        punching(bob, here.relay)
         alice = here.ours("alice")
         said = alice.ask("direct", f"{here.relay}/p2p-circuit/p2p/{bob.peer_id}")
         assert said.get("punched") is True and said["relay"] is None and said["echoed"], said
@@ -107,21 +122,24 @@ def test_ours_dials_go(tmp_path: Path, start_peer: StartPeer, monkeypatch: pytes
     assert sum(len(one.data) for one in between) > 600_000, "what was said went between the NATs"
 
 
-def test_go_dials_ours(tmp_path: Path, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("implementation", PUNCHING)
+def test_another_dials_ours(
+    implementation: str, tmp_path: Path, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DESCORD_PEER_HOLE_PUNCHING", "on")
     with scene(tmp_path) as here:
         bob = here.ours("bob")
         (address, *_) = bob.ask("listen", "low")["addresses"]
-        alice = start_peer("go", within=here.within("alice"))
-        alice.call("listen", addr="/ip4/0.0.0.0/tcp/4002")
-        alice.call("reserve", relay=here.relay)  # so that it is told where it is seen
-        alice.call("punching")
+        alice = start_peer(implementation, within=here.within("alice"))
+        punching(alice, here.relay)
         alice.call("connect", addr=address)
         alice.wait_for("connection", lambda one: one["peer"] == bob.peer_id and not one["relayed"])
         assert alice.call("echo_half_close", peer=bob.peer_id, bytes=300_000)["equal"] is True
     between = here.between()
     assert {one.source for one in between if one.opens} == set(OUTER.values()), "both dialled"
-    assert sum(len(one.data) for one in between) > 600_000, "what was said went between the NATs"
+    # rust keeps the relayed connection beside the direct one, and opens streams on either.
+    said = sum(len(one.data) for one in between)
+    assert said > (600_000 if implementation == "go" else 1000), "what was said went between the NATs"
 
 
 def test_a_peer_at_high_is_not_asked_where_it_is(tmp_path: Path) -> None:

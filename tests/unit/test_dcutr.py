@@ -6,9 +6,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from protocol.addresses import encode_tcp
+from protocol.addresses import encode_tcp, with_peer, without_peer
 from protocol.dcutr import MAX_ADDRESSES, MAX_MESSAGE, PeerSeenAt, PunchInitiator, PunchResponder, Synchronised
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.identity import Identity
+from protocol.proto import dcutr_pb2
+from protocol.wire import frame
 
 ALICE = encode_tcp(ip_address("1.2.3.4"), 4001)
 BOB = encode_tcp(ip_address("2001:4860::1"), 4002)
@@ -47,6 +50,20 @@ def test_a_answers_and_dials_at_sync(cut: int) -> None:
     assert alice.next_event() == PeerSeenAt((ALICE,))
     assert alice.next_event() == Synchronised()
     assert alice.data_to_send() == connect(BOB)
+
+
+@pytest.mark.parametrize("ip", ["1.2.3.4", "2001:db8::1"])
+def test_an_address_may_name_the_peer_as_rusts_do(ip: str) -> None:
+    at = encode_tcp(ip_address(ip), 4001)
+    peer = Identity.from_seed(bytes(32)).peer_id.bytes
+    named = with_peer(at, peer)
+    assert without_peer(named) == without_peer(at) == at
+    for other in (named + b"\xa2\x02", named[:-1], at + b"\xa5\x03", b"", b"\x04"):  # a circuit; cut short
+        assert without_peer(other) == other
+    responder = PunchResponder([at])
+    message = dcutr_pb2.HolePunch(type=dcutr_pb2.HolePunch.CONNECT, ObsAddrs=[named, at, named + b"\xa2\x02"])
+    responder.receive_data(frame(message.SerializeToString()))
+    assert responder.next_event() == PeerSeenAt((at,))
 
 
 def test_what_cannot_be_dialled_is_passed_over_and_the_rest_is_bounded() -> None:

@@ -10,7 +10,7 @@ mod traffic;
 use std::time::Duration;
 
 use futures::StreamExt;
-use libp2p::{SwarmBuilder, identify, identity, noise, ping, tcp, yamux};
+use libp2p::{SwarmBuilder, dcutr, identify, identity, noise, ping, tcp, yamux};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -35,6 +35,11 @@ async fn main() -> Result<(), Failure> {
         .with_relay_client(noise::Config::new, yamux::Config::default)?
         .with_behaviour(|key, relay| Behaviour {
             relay,
+            // Off unless a test asks for it: it would tell others where this peer is.
+            hole_punching: std::env::var("DESCORD_PEER_HOLE_PUNCHING")
+                .is_ok()
+                .then(|| dcutr::Behaviour::new(key.public().to_peer_id()))
+                .into(),
             identify: identify::Behaviour::new(
                 identify::Config::new("/descord-interop/1.0.0".into(), key.public())
                     .with_agent_version(format!("rust-libp2p/{VERSION}")),

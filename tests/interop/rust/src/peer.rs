@@ -13,7 +13,8 @@ use libp2p::multiaddr::Protocol;
 use libp2p::relay::client::Event as RelayEvent;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, Swarm, identify, ping, relay};
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, Swarm, dcutr, identify, ping, relay};
 use serde_json::{Value, json};
 
 use crate::control::{Command, Failure, Outcome, answer, describe, emit};
@@ -22,6 +23,7 @@ use crate::traffic;
 #[derive(NetworkBehaviour)]
 pub struct Behaviour {
     pub relay: relay::client::Behaviour,
+    pub hole_punching: Toggle<dcutr::Behaviour>,
     pub identify: identify::Behaviour,
     pub ping: ping::Behaviour,
     pub streams: libp2p_stream::Behaviour,
