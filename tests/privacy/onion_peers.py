@@ -25,6 +25,7 @@ from multiaddr import Multiaddr
 from actors.dial_address import DialAddress
 from actors.ports.client import Client, ClientError, PeerConnection, PeerStream, StreamError
 from actors.ports.diallers import TorDialler
+from actors.ports.padded import PaddedStream
 from actors.ports.peer import NoPath, Peer, PeerPolicy
 from actors.private_node import NoNode
 from protocol.addresses import encode_tcp
@@ -43,6 +44,9 @@ HOST = "198.51.100.7"
 
 #: Leaks that are told to the other end.  The last is what the other end of Tor's circuit looks like to its host.
 TOLD = ("identify", "push", "signed record", "dcutr", "autonat", "dht", "observed")
+
+#: Which of the meetings has a padded stream.
+PADDED = 2
 
 #: Before which of them the Tor that hosts the onion is killed and started again.
 RESTARTED = 4
@@ -89,7 +93,7 @@ async def converse(network: PrivateTorNetwork, folder: Path) -> dict[str, Any]:
                 async with asyncio.timeout(120):
                     while True:
                         try:
-                            stream = await peer.open(onion, ECHO, level=Level.MAXIMUM)
+                            stream = await peer.open(onion, ECHO, level=Level.MAXIMUM, padded=number == PADDED)
                             break
                         except NoPath:
                             if 0 < number < RESTARTED:  # the others wait until the onion is known everywhere
@@ -100,6 +104,7 @@ async def converse(network: PrivateTorNetwork, folder: Path) -> dict[str, Any]:
                 said = await connection.identify()
                 found["listening"] = [str(Multiaddr(one)) for one in said.listen_addrs]
                 writing = asyncio.ensure_future(stream.write(data))
+                found.setdefault("padded", []).append(isinstance(stream, PaddedStream))
                 found["echoed"] = len(await stream.read_exactly(len(data)))
                 await writing
                 if number == TIMES - 1:

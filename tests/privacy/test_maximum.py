@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.privacy.onion_peers import HOST, TIMES, TOLD
+from tests.privacy.onion_peers import HOST, PADDED, TIMES, TOLD
 from tests.privacy.packets import Packet, packets
 from tests.privacy.requirements import require
 from tests.support.lan import require_namespaces
@@ -51,6 +51,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, o
 def test_a_stream_by_onion(said: tuple[dict[str, object], Path]) -> None:
     found, _ = said
     assert found["echoed"] == 1_000_000
+    assert found["padded"] == [number == PADDED for number in range(TIMES)]
     assert sorted(found["seconds"])[TIMES // 2] < 2.0  # type: ignore[call-overload]
 
 
