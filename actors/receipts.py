@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from actors.actor import Send
+from actors.newest import keep_newest
 from actors.rate_limit import KeyedBuckets
 from actors.receipt_rows import ReceiptRows
 from actors.reservations import household
@@ -249,10 +250,7 @@ class Receipts:
         others = len(same - {given.holder})
         if others >= MAX_HOLDERS:
             raise RemoteProtocolError(f"{MAX_HOLDERS} others have a pass of that relay", "passes")
-        self.passes.pop(given.holder, None)
-        self.passes[given.holder] = given, now + receipts.PASS_LIFE
-        while len(self.passes) > MAX_PASSES:
-            del self.passes[next(iter(self.passes))]
+        keep_newest(self.passes, given.holder, (given, now + receipts.PASS_LIFE), MAX_PASSES)
 
     # This node as the relay.
 

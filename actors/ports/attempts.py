@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
+from actors.newest import keep_newest
 from actors.ports.connections import ClientError, DialError
 from protocol.identity import PeerId
 from protocol.privacy_messages import RelayAt
@@ -121,10 +122,7 @@ class Late:
     def tell(self, relay: PeerId | None) -> None:
         """``relay`` was silent.  None: there is none."""
         if relay is not None:
-            self._since.pop(relay.bytes, None)
-            self._since[relay.bytes] = self._clock()
-            while len(self._since) > MAX_LATE:
-                del self._since[next(iter(self._since))]
+            keep_newest(self._since, relay.bytes, self._clock(), MAX_LATE)
 
     def last(self, ways: Sequence[Way], first: Callable[[Way], RelayAt | None]) -> list[Way]:
         """``ways`` in their order, but for those whose ``first`` relay was silent: they are at the end."""

@@ -19,6 +19,7 @@ from secrets import token_hex
 from typing import Any, Final, Protocol, TypeVar
 
 from actors.dial_address import ONION, DialAddress, DialAddressError, parse_dial_address
+from actors.newest import keep_newest
 from actors.ports.connections import AddressError, DialError, reason_of
 from actors.ports.resolver import ResolveError, Resolver
 from protocol.identity import PeerId
@@ -248,10 +249,7 @@ class RelayDialler(TcpDialler):
 
 
 def _remember(peers: dict[PeerId, None], peer: PeerId) -> None:
-    peers.pop(peer, None)  # the newest is last
-    peers[peer] = None
-    if len(peers) > MAX_REMEMBERED:
-        del peers[next(iter(peers))]
+    keep_newest(peers, peer, None, MAX_REMEMBERED)
 
 
 class TorDialler:

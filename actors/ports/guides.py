@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
+from actors.newest import keep_newest
 from actors.ports.attempts import AllFailed, GiveWay, Late, first_answer, in_a_while
 from actors.ports.client import Client
 from actors.ports.connections import DialError, PeerConnection
@@ -53,8 +54,6 @@ class Guides:
         self._late = late
         self._client = client
         self._known: dict[PeerId, tuple[float, tuple[bytes, ...]]] = {}
-        #: Who has told where a peer is, while it is being reached.
-        self._told: dict[PeerId, set[bytes]] = {}
 
     async def reach(
         self,
@@ -67,16 +66,17 @@ class Guides:
         """What ``go(addresses)`` gives: where ``peer`` was reached not long ago, or where relays say that it is.
         ``drop``: as of first_answer.  ``afar``: see :meth:`ask_from_afar`.  NoPath, DialError."""
         since, addresses = self._known.get(peer, (-REMEMBERED, ()))
+        told: set[bytes] = set()  # the relays that have said where it is
 
         async def as_remembered(give_way: GiveWay) -> PeerConnection:
             with in_a_while(self._policy.next_path_after, give_way):
                 return await go(addresses)
 
         async def as_told(_: GiveWay) -> PeerConnection:
-            return await go(await (self.ask_from_afar(peer) if afar else self.ask(peer)))
+            return await go(await (self.ask_from_afar(peer, told) if afar else self.ask(peer, told)))
 
         async def as_others_tell(give_way: GiveWay) -> PeerConnection:
-            if not self._told.get(peer):
+            if not told:
                 raise NobodyElse(f"nobody says where {peer} is reached")
             return await as_told(give_way)
 
@@ -87,35 +87,39 @@ class Guides:
         except AllFailed as failed:
             self._known.pop(peer, None)
             raise next(one for one in reversed(failed.failures) if not isinstance(one, NobodyElse)) from None
-        finally:
-            self._told.pop(peer, None)
 
-    async def ask(self, peer: PeerId) -> tuple[bytes, ...]:
-        """Where ``peer`` is reached: binary multiaddrs.  NoPath."""
-        return await self._search(peer, GUIDES, self._ask, lambda several: [(one,) for one in several])
+    async def ask(self, peer: PeerId, told: set[bytes]) -> tuple[bytes, ...]:
+        """Where ``peer`` is reached: binary multiaddrs.  ``told``: relays that are not asked any more; who answers is
+        added.  NoPath."""
+        return await self._search(peer, told, GUIDES, self._ask, lambda several: [(one,) for one in several])
 
-    async def ask_from_afar(self, peer: PeerId) -> tuple[bytes, ...]:
+    async def ask_from_afar(self, peer: PeerId, told: set[bytes]) -> tuple[bytes, ...]:
         """The same, asked through another relay under a new peer id: who is asked does not see who asks."""
-        return await self._search(peer, CHOICE, self._ask_through, self._pairs)
+        return await self._search(peer, told, CHOICE, self._ask_through, self._pairs)
 
     async def _search(
-        self, peer: PeerId, count: int, ask: Ask, ways_of: Callable[[Sequence[RelayAt]], list[Way]]
+        self,
+        peer: PeerId,
+        told: set[bytes],
+        count: int,
+        ask: Ask,
+        ways_of: Callable[[Sequence[RelayAt]], list[Way]],
     ) -> tuple[bytes, ...]:
         """Ask those that are known; where they are few and do not know, others are looked for, which takes a while."""
         why: NoPath | None = None
         for search in (0.0, RELAY_SEARCH):
             # Not itself, though it be a relay too: it would see who looks for it.
-            told = await self._router.relays(Level.HIGH, count, search, (peer.bytes,))
-            if ways := ways_of(told.relays):
+            chosen = await self._router.relays(Level.HIGH, count, search, (peer.bytes,))
+            if ways := ways_of(chosen.relays):
                 try:
-                    return await self._first(peer, ways[: 2 * GUIDES], ask)
+                    return await self._first(peer, told, ways[: 2 * GUIDES], ask)
                 except NoPath as error:
                     why = error
-                    if len(told.relays) >= count:
+                    if len(chosen.relays) >= count:
                         break
-        raise why or NoPath(f"no relays to ask where {peer} is reached: {told.problem or 'too few are known'}")
+        raise why or NoPath(f"no relays to ask where {peer} is reached: {chosen.problem or 'too few are known'}")
 
-    async def _first(self, peer: PeerId, ways: Sequence[Way], ask: Ask) -> tuple[bytes, ...]:
+    async def _first(self, peer: PeerId, told: set[bytes], ways: Sequence[Way], ask: Ask) -> tuple[bytes, ...]:
         async def attempt(way: Way, give_way: GiveWay) -> tuple[bytes, ...]:
             def look() -> None:
                 self._late.tell(relay := PeerId(way[0].peer))
@@ -134,7 +138,6 @@ class Guides:
             except TimeoutError:
                 raise DialError(f"{PeerId(way[-1].peer)}: no answer within {self._policy.path_timeout:g} s") from None
 
-        told = self._told.setdefault(peer, set())
         left = [way for way in self._late.last(ways, lambda way: way[0]) if way[-1].peer not in told]
         if not left:
             raise NobodyElse(f"nobody else says where {peer} is reached")
@@ -143,10 +146,7 @@ class Guides:
             found = await first_answer(attempts, lambda _: None)
         except AllFailed as failed:
             raise NoPath(f"nobody says where {peer} is reached: {failed}") from None
-        self._known.pop(peer, None)
-        self._known[peer] = time.monotonic(), found
-        while len(self._known) > MAX_REMEMBERED:
-            del self._known[next(iter(self._known))]
+        keep_newest(self._known, peer, (time.monotonic(), found), MAX_REMEMBERED)
         return found
 
     def _pairs(self, several: Sequence[RelayAt]) -> list[Way]:

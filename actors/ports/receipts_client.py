@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from actors.newest import keep_newest
 from actors.ports.attempts import unless_closed
 from actors.ports.connections import ClientError, PeerConnection, StreamError
 from protocol import receipts
@@ -138,10 +139,8 @@ class ReceiptsClient:
                     told = await _one_answer(relay, PassShown(self._pass.envelope, self._pass.receipts))
                     until = told.until - time.time() if isinstance(told, StandingTold) else 0.0
             log.info("%s serves this peer %s", relay.peer, "as its owner's relay" if until > 0 else "as anybody")
-        self._shown.pop(relay.peer, None)
-        self._shown[relay.peer] = min(now + max(until, receipts.WINDOW), self._pass_until)
-        while len(self._shown) > MAX_SHOWN:
-            del self._shown[next(iter(self._shown))]
+        quiet_until = min(now + max(until, receipts.WINDOW), self._pass_until)
+        keep_newest(self._shown, relay.peer, quiet_until, MAX_SHOWN)
 
     async def close(self) -> None:
         """Ask now for what is left; the relays have a moment."""
