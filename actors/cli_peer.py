@@ -178,12 +178,11 @@ async def peer_of(
     """A peer, and the node beside it that knows relays.  ``level``: the only one that is used, None: any.  ``meets``:
     as of PeerPolicy.  ``merits``: it is served by those of the relay on this machine, which gives passes to few."""
     # Only now: most commands need none of it.
-    from actors.lookout import settings_to_look
     from actors.private_node import node_for
 
     with contextlib.nullcontext(folder) if level is Level.MAXIMUM else folder_of_node(folder) as place:
         async with contextlib.AsyncExitStack() as stack:
-            router = await stack.enter_async_context(node_for(level, settings_to_look(os.environ, place)))
+            router = await stack.enter_async_context(node_for(level, os.environ, place))
             peer = Peer(
                 identity,
                 router,

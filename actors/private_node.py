@@ -7,13 +7,15 @@ be told to be who is talked to.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from actors import privacy_levels
 from actors.desk import DESK
+from actors.lookout import settings_to_look
 from actors.network_names import PRIVACY, REPUTATION
 from actors.node import Node
 from actors.ports.host import random_bytes
@@ -92,11 +94,14 @@ class NoNode:
 
 
 @asynccontextmanager
-async def node_for(level: Level | None, settings: Settings) -> AsyncIterator[PrivateNode | NoNode]:
+async def node_for(
+    level: Level | None, environment: Mapping[str, str], folder: Path
+) -> AsyncIterator[PrivateNode | NoNode]:
     """The Router of a peer that speaks at ``level`` alone; None: at any.  At MAXIMUM there is no node, for it would
-    dial relays from this host's own IP.  As :meth:`PrivateNode.start`."""
+    dial relays from this host's own IP.  Else one with the settings of actors.lookout.settings_to_look.  BindError,
+    SettingsError."""
     if level is Level.MAXIMUM:
         yield NoNode()
         return
-    async with PrivateNode.start(settings) as node:
+    async with PrivateNode.start(settings_to_look(environment, folder)) as node:
         yield node

@@ -207,7 +207,7 @@ def test_at_maximum_a_name_leads_where_it_was_said_to_be(tmp_path: Path, relay: 
         who = other.event()["peer_id"]
         onion = f"/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:4001/p2p/{who}"
         named = ("socks", "127.0.0.1:0", "--privacy", "maximum", "--peer", onion)
-        environment = {"DESCORD_RELAY_TOR_SOCKS": f"127.0.0.1:{tor.getsockname()[1]}"}
+        environment = {"DESCORD_RELAY_TOR_SOCKS": f"127.0.0.1:{tor.getsockname()[1]}", "DESCORD_RELAY_DISCOVERY": "off"}
         with command(tmp_path / "alice", relay, *named, **environment) as socks:
             listening = socks.event()
             asking = threading.Thread(target=lambda: suppress_refusal(f"{who}.maximum.descord", listening))
