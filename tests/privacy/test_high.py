@@ -66,9 +66,9 @@ class Ours:
         return (self.folder / "decrypted").read_bytes()
 
 
-def line_of(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+def line_of(process: subprocess.Popen[bytes], within: float = PATIENCE * 2) -> dict[str, Any]:
     assert process.stdout is not None
-    assert readable(PATIENCE * 2, process.stdout), "it said nothing"
+    assert readable(within, process.stdout), "it said nothing"
     line = process.stdout.readline()
     assert line, f"it ended with {process.wait()}"
     return dict(json.loads(line))
