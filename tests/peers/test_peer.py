@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,6 +25,7 @@ from actors.ports.hole_punch import MAX_PUNCHING
 from actors.ports.low_side import LowSide
 from actors.ports.padded import PaddedStream
 from actors.ports.peer import NoPath, Peer, PeerPolicy
+from actors.ports.storage import load_or_create_identity
 from actors.ports.whereabouts_client import say_whereabouts
 from actors.private_node import PrivateNode
 from protocol import dcutr
@@ -121,14 +122,25 @@ async def pair(tmp_path: Path, relays: list[NodeProcess]) -> AsyncIterator[tuple
         yield bob, alice
 
 
-async def in_a_row(one: Peer, other: PeerId, hops: int, relays: list[NodeProcess]) -> PeerConnection:
-    """A connection through several of the relays, which were just started and may have to look for each other first."""
-    while True:
-        try:
-            return await one.connect(other, level=Level.HIGH, hops=hops)
-        except NoPath:
-            look = {"command": "relays", "count": 8, "timeout": 3}
-            await asyncio.gather(*(asyncio.to_thread(ask, node.data_dir, look) for node in relays))
+async def acquainted(folder: Path, start: Callable[..., list[NodeProcess]], *more: Sequence[str]) -> list[NodeProcess]:
+    """As many relays as there are flags, each of which knows all others from its settings, once it has tried them."""
+    ports = [free_port() for _ in more]
+    known_as = [
+        f"/ip4/127.{number + 1}.0.1/tcp/{port}/p2p/{load_or_create_identity(folder / f'relay-{number}').peer_id}"
+        for number, port in enumerate(ports)
+    ]
+    for number, flags in enumerate(more):
+        others = [word for one in known_as if one != known_as[number] for word in ("--public-relays", one)]
+        nodes = start(1, "--listen", known_as[number].partition("/p2p/")[0], *others, *flags, acquainted=False)
+
+    def look(one: NodeProcess) -> None:
+        end = time.monotonic() + 2 * PATIENCE
+        question = {"command": "relays", "count": len(nodes), "timeout": 5}
+        while sum(found["answer"] == "reserves" for found in ask(one.data_dir, question)["relays"]) < len(nodes) - 1:
+            assert time.monotonic() < end, ask(one.data_dir, question)
+
+    await asyncio.gather(*(asyncio.to_thread(look, one) for one in nodes))
+    return nodes
 
 
 async def echoed(stream: PeerStream, size: int = 1_000_000) -> None:
@@ -427,8 +439,7 @@ async def test_through_relays_in_a_row_nobody_knows_both_ends(
     relays: Callable[..., list[NodeProcess]], tmp_path: Path, hops: int
 ) -> None:
     ports = [free_port() for _ in range(4)]
-    for port in ports:
-        nodes = relays(1, "--metrics-port", str(port))
+    nodes = await acquainted(tmp_path, relays, *(("--metrics-port", str(port)) for port in ports))
     seen: list[PeerId] = []
 
     async def remember(connection: PeerConnection, stream: PeerStream) -> None:
@@ -442,7 +453,7 @@ async def test_through_relays_in_a_row_nobody_knows_both_ends(
     ):
         bob._ways._handlers = {ECHO: remember}
         await bob.listen(Level.HIGH)
-        connection = await in_a_row(alice, bob.peer_id, hops, nodes)
+        connection = await alice.connect(bob.peer_id, level=Level.HIGH, hops=hops)
         assert connection.peer == bob.peer_id
         chain, link = [], connection.link.relay
         while link is not None:
@@ -549,7 +560,7 @@ async def test_a_relay_does_not_see_how_long_a_padded_message_is(
 async def test_a_peer_that_pads_pads_all_that_it_opens(
     relays: Callable[..., list[NodeProcess]], tmp_path: Path
 ) -> None:
-    nodes = relays(3)
+    nodes = await acquainted(tmp_path, relays, (), (), ())
     async with (
         asyncio.timeout(60),
         peer("bob", tmp_path, nodes, keep=1, padded=True) as bob,
@@ -557,7 +568,7 @@ async def test_a_peer_that_pads_pads_all_that_it_opens(
     ):
         await bob.listen(Level.HIGH)
         for hops in (1, 2):
-            connection = await in_a_row(alice, bob.peer_id, hops, nodes)
+            connection = await alice.connect(bob.peer_id, level=Level.HIGH, hops=hops)
             stream = await connection.open(ECHO)
             assert isinstance(stream, PaddedStream)
             await echoed(stream, 1000)
